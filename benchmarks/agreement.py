@@ -1,10 +1,10 @@
-"""How often our verifier and an independent grader agree on the same responses, and every case where they do not.
+"""Compares the verdicts of treeadv with those of an independent grader on the same responses.
 
     python -m benchmarks.agreement PATH [...]    # folders of `treeadv eval --out`, files of `treeadv grade --out`
 
 The grader is that of lm-eval's hendrycks_math: the last \\boxed answer and the gold answer are equal as normalised
-strings. It is loaded from the installed package (pip install --no-deps lm-eval==0.4.13) without its dependencies. One
-JSON object a disagreement, then one with the counts.
+strings. It is loaded from the installed package (pip install --no-deps lm-eval==0.4.13) without its dependencies. The
+command prints one JSON object for each difference, then one with the counts.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Check(BaseModel):
         found = [x for x in lines if fields.items() <= x.items()]
         if len(found) != 1 or self.figure not in found[0]:
             raise BadInput(
-                f"{self.name}: {len(found)} lines of the benchmark have {fields} with {self.figure}, not one"
+                f"{self.name}: {len(found)} lines of the benchmark have {fields} with {self.figure}, but one is needed"
             )
         return float(found[0][self.figure])
 

@@ -3,7 +3,7 @@
 The model is the pretrained model of the task operator-tables. At a prefix h with next-token distribution pi, the value
 Q(a) of each token a is estimated from continuations. The variance of Q under pi is the part of the reward's variance
 that the next token decides. E[Q (1 - Q)] is the part that later tokens decide. The prefixes are places of independent
-rollouts, the same number for each bin of entropy. The command prints one JSON object a line:
+rollouts, the same number for each bin of entropy. The command prints one JSON object per line:
 
   entropy        bin in nats
   share          share of all tokens that lie in the bin

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("dir", type=local, metavar="DIR", help="folder of a study")
     args = p.parse_args(argv)
     if not (args.dir / "study.yaml").is_file():
-        raise BadInput(f"{args.dir}: not the folder of a study (no study.yaml)")
+        raise BadInput(f"{args.dir}: not the folder of a study (no study.yaml); treeadv study run makes one")
     study = load_study(args.dir / "study.yaml")
     for name in study.rows:
         done = [c for c in study.cells if c.row == name and status(args.dir, c) == "done"]

@@ -1,7 +1,7 @@
 """`python -m benchmarks.trl_study DIR --row grpo`: runs a row of a finished study again with TRL's GRPOTrainer.
 
 The baseline is independent: TRL draws the answers with transformers' generate, normalises the rewards, and computes the
-loss and the optimizer step. Model, problems and their order, verifier, answers a prompt, token limit, optimizer and
+loss and the optimizer step. Model, problems and their order, verifier, answers per prompt, token limit, optimizer and
 evaluation are those of the row. DIR/trl/seed-N.json has each finished run, so a second call continues.
 DIR/trl/comparison.json has the figures of both, and the comparison paired by seed, with the study's test.
 """

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the types of the configuration.
+"""Writes docs/configuration.md from the types of the configuration.
 
 python -m deploy.configuration      # `make generate` runs it, and a test compares the result
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from pydantic import BaseModel
 
 from treeadv.command_line import run_command, tool_parser
 from treeadv.config import Config
+from treeadv.data.normalisers import NORMALISERS
 from treeadv.engines.registry import ENGINES
 from treeadv.jsonl import JsonObject
 from treeadv.learning.correction import CORRECTIONS
@@ -36,6 +38,7 @@ REGISTRIES = {
     "sampling.rule": RULES,
     "generator.engine": ENGINES,
     "queue.selection": SELECTIONS,
+    "task.normaliser": NORMALISERS,
 }
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
@@ -47,7 +50,7 @@ def page() -> str:
         section = info.annotation
         assert isinstance(section, type) and issubclass(section, BaseModel)
         about = " ".join((section.__doc__ or "").split()).replace("`", "")
-        parts.append(f"## {name}\n" + (f"\n{about}\n" if about else ""))
+        parts.append(f"## {name}\n" + (f"\n{fill(about, 120)}\n" if about else ""))
         parts.append(
             "\n".join(["| field | value | default | meaning |", "| --- | --- | --- | --- |", *rows(section, name)])
             + "\n"

@@ -1,4 +1,4 @@
-"""Start the installed Prometheus on runs of this machine, with the rules of the chart.
+"""Starts the installed Prometheus on runs of this machine, with the rules of the chart.
 
 python -m monitoring.local [runs/name ...] [--port 9090]       # default: the newest run of runs/
 """

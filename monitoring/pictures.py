@@ -1,4 +1,4 @@
-"""Draw the results of every panel's queries from a running Prometheus, with matplotlib.
+"""Draws the results of every panel's queries from a running Prometheus, with matplotlib.
 
 python -m monitoring.pictures http://127.0.0.1:9090 docs/pictures --minutes 10
 """

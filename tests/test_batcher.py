@@ -10,7 +10,7 @@ from actors.driver.batcher import Batcher
 
 
 class Actor:
-    """A function that notes its calls. It answers when a test lets it, at most `most` items a call."""
+    """A function that notes its calls. It answers when a test lets it, at most `most` items per call."""
 
     def __init__(self, most: int = 100) -> None:
         self.calls: list[list[int]] = []

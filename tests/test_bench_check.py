@@ -26,7 +26,7 @@ def test_figure_is_a_ratio_of_two_lines() -> None:
 
 @pytest.mark.parametrize("fields", [{"way": "ours"}, {"way": "nobody"}])
 def test_figure_needs_exactly_one_line(fields: dict) -> None:
-    with pytest.raises(BadInput, match="not one"):
+    with pytest.raises(BadInput, match="but one is needed"):
         check(over=fields).value(LINES)
 
 

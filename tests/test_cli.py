@@ -252,7 +252,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "learner.betas=[2, 3]"], "learner.betas.0: Input should be less than 1"),
     ([*GENERATE, "metrics.port=70000"], "metrics.port: Input should be less than or equal to 65535"),
     ([*GENERATE, "run.name=../out"], "run.name: String should match pattern"),
-    ([*GENERATE, "--model", "hollow"], "hollow: no weights there"),
+    ([*GENERATE, "--model", "hollow"], "hollow: the folder has no weights"),
     ([*GENERATE, "--model", "nameless"], "nameless/config.json: names no model_type"),
     (["show", "hollow"], "hollow is not a run folder (it has no config.yaml)"),
     (["show", "."], ". is a folder and no run; give a file of forests, such as two.arrow"),
@@ -260,7 +260,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["report", "."], ". is not a run folder"),
     *[([*argv, "s3://b/x?region=r"], AWAY) for argv in READS_RUN],
     ([*GENERATE, "--data", "s3://b/p.jsonl"], "argument --data: s3://b/p.jsonl is not on this machine"),
-    ([*GENERATE, "--out", "gs://b/o.arrow"], "gs://b/o.arrow is not on this machine; give a path here"),
+    ([*GENERATE, "--out", "gs://b/o.arrow"], "gs://b/o.arrow is not on this machine; give a path of this machine"),
     ([*GENERATE, "--model", "s3://b/m"], "model.path=s3://b/m: a path on this machine is needed"),
     ([*GENERATE, "--config", "twice.yaml"], "twice.yaml is not YAML: the key lr occurs twice"),
     ([*GENERATE, "task.columns={a: b, a: c}"], "the value is not YAML (the key a occurs twice"),
@@ -269,7 +269,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "--model", "m" * 5000], "...: can be no path (File name too long)"),
     ([*GENERATE, 'task.prompt="{problem}\\ud800"'], "task.prompt: has an unpaired surrogate ('\\ud800')"),
     (["audit", "problems.jsonl"], "problems.jsonl has no journal under replay/journal; give the folder of a run"),
-    (["show", "problems.jsonl", "--html", "s3://b/x.html"], "s3://b/x.html is not on this machine; give a path here"),
+    (["show", "problems.jsonl", "--html", "s3://b/x.html"], "s3://b/x.html is not on this machine; give a path of"),
     (["grade", "."], ".: is a folder; give a file of answers"),
 ]
 

@@ -20,6 +20,8 @@ RESULTS = sorted(f for top in ("docs", "benchmarks/results") for f in (ROOT / to
 CODE = sorted(
     f for top in ("treeadv", "actors", "benchmarks", "deploy", "monitoring") for f in (ROOT / top).rglob("*.py")
 )
+WRAPPED = re.compile(r"\.(py|md|js|mjs|css|ya?ml|toml|txt)$|Makefile$|Containerfile$")
+NOT_WRAPPED = re.compile(r"^docs/(examples|results)/|/vendor/|^constraints\.txt$")
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:work|tmp|root|home|Users|check)/\w")
 
 
@@ -30,6 +32,23 @@ def test_no_module_has_over_400_lines() -> None:
 def test_no_line_of_code_has_over_120_columns() -> None:
     long = [f"{f.name}:{n}" for f in MODULES for n, x in enumerate(f.read_text().splitlines(), 1) if len(x) > 120]
     assert long == []
+
+
+def test_no_line_of_text_has_over_120_columns() -> None:
+    """A row of a table cannot be wrapped."""
+    tops = ("treeadv", "actors", "benchmarks", "tests", "monitoring", "deploy", "docs", ".github")
+    found = [*ROOT.glob("*"), *(f for top in tops for f in (ROOT / top).rglob("*"))]
+    names = [str(f.relative_to(ROOT)) for f in found if f.is_file() and WRAPPED.search(f.name)]
+    texts = {name: (ROOT / name).read_text().splitlines() for name in names if not NOT_WRAPPED.search(name)}
+    long = [
+        f"{name}:{n}" for name, text in texts.items() for n, x in enumerate(text, 1) if len(x) > 120 and x[0] != "|"
+    ]
+    assert texts and long == []
+
+
+def test_no_name_of_a_test_has_over_60_characters() -> None:
+    code = "\n".join(f.read_text() for f in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in re.findall(r"def (test_\w+)", code) if len(name) > 60] == []
 
 
 def test_documents_and_results_name_no_folder_of_a_machine() -> None:

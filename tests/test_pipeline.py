@@ -165,7 +165,7 @@ def test_bad_input_gives_one_line_and_no_run_folder(tmp_path, tiny_model, capsys
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("learner.gpus=1", "generator.gpus and learner.gpus ask for 1 GPUs: this machine has 0"),
+        ("learner.gpus=1", "generator.gpus and learner.gpus ask for 1 GPUs, but this machine has 0"),
         ("learner.device=cuda", f"learner.device=cuda: torch {torch.__version__} finds no CUDA device on this machine"),
     ],
 )

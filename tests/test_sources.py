@@ -94,7 +94,7 @@ def test_gsm8k_answer_without_its_mark_is_refused(suffix: str, tmp_path: Path) -
     assert [p.answer for p in read_problems(path, normaliser="none")] == [row["answer"] for row in rows]
 
 
-def test_gsm8k_answer_of_a_hub_data_set_without_its_mark_is_refused(tmp_path: Path, monkeypatch) -> None:
+def test_gsm8k_answer_of_the_hub_without_mark_is_refused(tmp_path: Path, monkeypatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "g").mkdir()
@@ -340,5 +340,5 @@ def test_model_without_a_chat_template_takes_one_turn_only(tiny_model: Path) -> 
     turns = (Turn(role="system", content="s"), Turn(role="user", content="u"))
     with pytest.raises(BadInput, match="has no chat template for 2 messages"):
         rendered(tiny_model, Problem(id="1", problem="u", answer="4", verifier="math", meta="", turns=turns))
-    with pytest.raises(BadInput, match=r"task\.system: the tokenizer of .* has no chat template; leave it out"):
+    with pytest.raises(BadInput, match=r"task\.system: the tokenizer of .* has no chat template; remove task.system"):
         rendered(tiny_model, Problem(id="1", problem="u", answer="4", verifier="math", meta=""), system="s")

@@ -67,9 +67,9 @@ TOKENIZER_DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 ]
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: cut(f / "model.safetensors"), r"model\.safetensors: is cut off, \d+ of \d+ bytes"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"\x01"), r"model\.safetensors: is cut off, 1 bytes are there"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"\x01"), r"model\.safetensors: is cut off after 1 bytes"),
     (lambda f: (f / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{]"), "is no safetensors file"),
-    (lambda f: (f / "model.safetensors").unlink(), r"no weights there \(\*\.safetensors\)"),
+    (lambda f: (f / "model.safetensors").unlink(), r"the folder has no weights \(\*\.safetensors\)"),
     (index_of, r"model-2\.safetensors: is missing, but model\.safetensors\.index\.json names it"),
     (lambda f: (f / "generation_config.json").write_text("{torn"), r"generation_config\.json: is not JSON"),
     (lambda f: (f / "generation_config.json").write_bytes(b'{"a": "\xff"}'), r"generation_config\.json: is not JSON"),
@@ -151,7 +151,7 @@ def test_damaged_tokenizer_ends_each_command_with_one_line(
     [
         (["learner.device=cuda", "learner.gpus=1"], r"learner\.device=cuda: torch .* finds no CUDA device"),
         (["generator.engine=sglang", "generator.sglang.device=cuda"], r"generator\.sglang\.device=cuda: torch"),
-        (["generator.gpus=0.5"], r"ask for 0\.5 GPUs: this machine has 0"),
+        (["generator.gpus=0.5"], r"ask for 0\.5 GPUs, but this machine has 0; lower them"),
     ],
 )
 def test_cuda_without_a_device_is_refused(overrides: list[str], message: str, monkeypatch) -> None:

@@ -90,7 +90,7 @@ def check_prompts(problems: Sequence[Problem], config: Config) -> None:
     if long:
         text = (
             f"{len(long)} of {len(lengths)} prompts leave no room for sampling.max_tokens={config.sampling.max_tokens}"
-            f" in the {longest_path(folder)} tokens of the model, the first is {long[0]}"
+            f" in the {longest_path(folder)} tokens of the model; the first is {long[0]}"
         )
         if len(long) == len(lengths):
             raise BadInput(f"{config.task.title}: {text}; lower sampling.max_tokens")
@@ -151,7 +151,9 @@ def check_devices(config: Config) -> None:
         key = asked[0].partition("=")[0]
         raise BadInput(f"{asked[0]}: torch {torch.__version__} finds no CUDA device on this machine; set {key}=cpu")
     if needed > available:
-        raise BadInput(f"generator.gpus and learner.gpus ask for {needed:g} GPUs: this machine has {available}")
+        raise BadInput(
+            f"generator.gpus and learner.gpus ask for {needed:g} GPUs, but this machine has {available}; lower them"
+        )
 
 
 def check_dtypes(config: Config) -> None:
@@ -173,8 +175,8 @@ def _check_local(config: Config) -> None:
     behind = config.local.staleness * config.learner.updates_per_step
     if behind > (bound := config.queue.max_staleness):
         raise BadInput(
-            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; raise it"
-            " too"
+            f"local.staleness={config.local.staleness}: queue.max_staleness={bound} would drop every forest; set"
+            f" queue.max_staleness={behind}"
         )
     check_devices(config)
 

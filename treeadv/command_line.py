@@ -101,7 +101,7 @@ def run_command(call: Callable[[], int | None]) -> int:
     try:
         code = call() or 0
         if sys.stdout:
-            sys.stdout.flush()  # here, so that an error of the output is found in time
+            sys.stdout.flush()  # an error of the output then has a handler
         return code
     except (BadInput, BaseExceptionGroup) as error:
         bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
@@ -140,7 +140,9 @@ def local(text: str) -> Path:
 def output(text: str) -> Path:
     """Parse an argument that names a file or folder to write on this machine."""
     if is_uri(text):
-        raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a path here, and copy the result there")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not on this machine; give a path of this machine, and copy the result afterwards"
+        )
     return _typed_path(text)
 
 

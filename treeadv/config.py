@@ -76,7 +76,7 @@ class Config(Section):
         if c.keep_log_probs and build_advantage(c.preset, c.advantage).tree == "merged":
             raise ValueError(
                 f"learner.keep_log_probs: learner.preset={c.preset} merges trees, so its tokens are not those of the"
-                " recorded forests; leave it out"
+                " recorded forests; remove learner.keep_log_probs"
             )
         if c.schedule == "cosine" and c.decay_steps is not None and last > c.decay_steps:
             raise ValueError(

@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
 
 
 def short(value: object) -> str:
-    """Return the representation of a value for a message: of a long one only the begin."""
+    """Return the representation of a value for a message. A long representation is cut at its end."""
     shown = repr(value)
     return shown if len(shown) <= 64 else f"{shown[:64]}..."
 

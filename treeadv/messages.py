@@ -74,7 +74,7 @@ def read_batch(message: pa.ipc.Message | pa.Buffer, schema: pa.Schema, where: st
         if isinstance(message, pa.Buffer):
             message = pa.ipc.read_message(message)
         if message.type != "record batch":
-            raise BadInput(f"{where} is a {message.type}, a record batch is needed")
+            raise BadInput(f"{where} is a {message.type} and not a record batch")
         _check_sizes(message.metadata, message.body, where)
         batch = pa.ipc.read_record_batch(message, schema)
         batch.validate(full=True)

@@ -103,13 +103,15 @@ def check_schema(schema: pa.Schema, where: str) -> None:
     """Raise `BadInput` for a schema that this release cannot read. The message names the schema and the remedy."""
     found = (schema.metadata or {}).get(_VERSION_KEY)
     if found is None or not found.isdigit() or len(found) > _VERSION_DIGITS:
-        raise BadInput(f"{where} is not a file of forests (no {_VERSION_KEY.decode()} in its schema)")
+        raise BadInput(
+            f"{where} is not a file of forests (no {_VERSION_KEY.decode()} in its schema); give a file of forests"
+        )
     if int(found) > SCHEMA_VERSION:
         raise BadInput(
             f"{where}: forest schema {int(found)} is newer than this release reads ({SCHEMA_VERSION}): upgrade treeadv"
         )
     if not schema.equals(SCHEMA, check_metadata=False):
-        raise BadInput(f"{where}: the columns differ from forest schema {SCHEMA_VERSION}")
+        raise BadInput(f"{where}: the columns differ from forest schema {SCHEMA_VERSION}; give a file of treeadv")
 
 
 def write_file(path: Path, forests: Sequence[Forest], model: str = "") -> None:
@@ -142,7 +144,7 @@ def read_file(path: Path) -> tuple[list[Forest], str]:
         example = next(path.rglob("*.arrow"), path / "FOREST.arrow")
         raise BadInput(f"{path} is a folder; give a file of forests, such as {example}")
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: no such file; give a file of forests")
     try:
         data = pa.memory_map(str(path), "r").read_buffer()
     except (OSError, ValueError) as e:

@@ -187,7 +187,7 @@ async def _answer(
             raise Lost(one_line(fault)) from fault
         except RayTaskError as fault:
             if isinstance(fault.cause, PathTooLong):
-                raise BadInput(f"eval.data: {fault.cause}; leave it out") from fault
+                raise BadInput(f"eval.data: {fault.cause}; remove this problem from the data") from fault
             if isinstance(fault.cause, EngineGone):
                 cluster.generators.replace(generator, fault.cause)
             if isinstance(fault.cause, EngineGone | EngineLost):

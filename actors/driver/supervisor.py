@@ -58,8 +58,8 @@ def connect(config: Config) -> Config:
 
     On one machine Ray schedules by GPUs only. The number of actors then depends on the configured counts or on the
     counts of `treeadv scale`."""
-    # `grow` and `grade` have two returns. The driver awaits only one of them, which raises the error. Without this
-    # setting Ray would print the error of the other return as unhandled.
+    # `finished`, `answer` and `grade` have two returns. The driver awaits only one of them, which raises the error.
+    # Without this setting Ray would print the error of the other return as unhandled.
     os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
     if os.environ.get("RAY_ADDRESS"):
         join_cluster()

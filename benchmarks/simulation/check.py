@@ -1,4 +1,6 @@
-"""`python -m benchmarks.simulation.check`: compares real runs with their simulation. It prints one JSON object a line.
+"""`python -m benchmarks.simulation.check`: compares real runs with their simulation.
+
+It prints one JSON object per line.
 
 For each number of generators it trains a small model with the whole pipeline: real driver, queue, reward actors and
 learner. Only the engine is without a model: it draws leaves with the lengths and at the speed of the simulation

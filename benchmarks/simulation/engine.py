@@ -23,7 +23,7 @@ class _Group:
 
 
 class Engine:
-    """Every running branch gets one token a step, and a step takes `Service.step_seconds(running)`.
+    """Every running branch gets one token per step, and a step takes `Service.step_seconds(running)`.
 
     So the branches advance at one common rate. `_steps` counts the steps since the start, and a branch of n tokens ends
     n steps after it got a row. Branches beyond `rows` wait in order."""

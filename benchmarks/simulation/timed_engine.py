@@ -23,7 +23,7 @@ TOKEN = 10  # the id of every token
 
 
 class TimedEngine:
-    """Gives each running branch one token a step. A step takes `Service.step_seconds` of the running branches.
+    """Gives each running branch one token per step. A step takes `Service.step_seconds` of the running branches.
 
     The steps follow one clock: after a late step the next ones are earlier, so the mean speed does not depend on other
     load of the machine."""

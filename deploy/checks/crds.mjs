@@ -1,4 +1,5 @@
-// Validate a JSON array of custom resources on stdin against the schemas of their CRDs. Print one line a fault and exit 1.
+// Validates a JSON array of custom resources on stdin against the schemas of their CRDs. Prints one line for each fault
+// and exits with 1.
 const MODELS = {
   "monitoring.coreos.com/v1": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
   "keda.sh/v1alpha1": "@kubernetes-models/keda/keda.sh/v1alpha1",

@@ -27,7 +27,8 @@ HUNG_SECONDS = 40  # promtool reads one second of the recording as one minute
 
 
 def recorded(address: str, start: float, end: float) -> list[dict[str, Any]]:
-    """Return all series of the run as input of promtool, with one value a second. A series that ends becomes stale."""
+    """Return all series of the run as input of promtool, with one value per second. A series that ends becomes
+    stale."""
     ask = {"query": '{__name__=~"treeadv_.*"}', "start": str(start), "end": str(end), "step": "1"}
     series = []
     for found in servers.get(f"{address}/api/v1/query_range", **ask)["data"]["result"]:

@@ -58,7 +58,10 @@ def test_gpu_single_recipe_asks_for_at_most_one_gpu() -> None:
     [
         ({"generator": {"count": 2}}, r"generator.count=2: with generator.sglang.url one generator drives all servers"),
         ({"scaling": {"enabled": True}}, r"one generator drives all servers"),
-        ({"run": {"root": "s3://bucket/runs"}}, r"run.root=s3://bucket/runs: servers cannot read weights from there"),
+        (
+            {"run": {"root": "s3://bucket/runs"}},
+            r"run.root=s3://bucket/runs: servers cannot read weights from an object store",
+        ),
     ],
 )
 def test_unsupported_engine_setting_is_refused_before_start(overrides: dict, reason: str, tiny_model: Path) -> None:

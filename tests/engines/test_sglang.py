@@ -420,7 +420,7 @@ class TestBehindAProxy:
 
     def test_server_with_several_copies_of_the_model_is_refused(self, make: Make, proxies: list[FaultyProxy]) -> None:
         proxies[0].server_info = {"dp_size": 2}
-        with pytest.raises(BadInput, match="runs dp_size=2 copies of the model; start a server a copy"):
+        with pytest.raises(BadInput, match="runs dp_size=2 copies of the model; start one server for each copy"):
             make(proxies[0].url)
 
     def test_trees_of_a_dead_server_move_to_another(self, run: Run, make: Make, proxies: list[FaultyProxy]) -> None:

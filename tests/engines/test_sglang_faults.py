@@ -185,7 +185,7 @@ def test_server_without_a_token_for_the_timeout_is_lost(run: Run, proxy: FaultyP
 
 def test_server_of_another_model_is_refused_at_the_start(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=1)
-    with pytest.raises(BadInput, match=r"log-probs differ by .* it serves another model"):
+    with pytest.raises(BadInput, match=r"log-probs differ by .* start the server with the learner's model"):
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 

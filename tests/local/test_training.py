@@ -305,7 +305,7 @@ def test_interrupt_ends_after_the_step_with_a_checkpoint(tiny_model: Path, tmp_p
 
 
 @pytest.mark.parametrize("moment", ["hand_over", "keep_weights"])
-def test_interrupt_at_any_moment_leaves_a_checkpoint_of_the_last_step(
+def test_interrupt_leaves_a_checkpoint_of_the_last_step(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """The signal arrives after step 2, before or after the place that decides about a checkpoint."""

@@ -43,7 +43,7 @@ def test_any_order_of_draws_gets_its_problems(order: list[int]) -> None:
     assert asyncio.run(asked(Counting(), order)) == [str(n) for n in order]
 
 
-def test_concurrent_calls_for_a_draw_share_one_call_of_the_source() -> None:
+def test_concurrent_calls_for_a_draw_ask_the_source_once() -> None:
     source = Counting()
 
     async def run() -> None:

@@ -93,7 +93,7 @@ def test_stale_forest_is_dropped_and_its_draw_repeated(tmp_path: Path) -> None:
 
 
 def stale_attempt(store: ReplayStore, step: int) -> int:
-    """Let the first attempt of a draw become stale with a bound of 1 and one forest a step. Return the last step."""
+    """Let the first attempt of a draw become stale with a bound of 1 and one forest per step. Return the last step."""
     slow = reserve(store)
     for _ in range(2):
         step += 1

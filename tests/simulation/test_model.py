@@ -70,7 +70,7 @@ def test_failures_cost_attempts_and_the_run_ends() -> None:
     assert faulty.step == quiet.step == 6 and faulty.env.now > quiet.env.now
 
 
-def test_trees_of_a_forest_stay_on_their_servers_and_leave_no_load() -> None:
+def test_trees_stay_on_their_servers_and_leave_no_load() -> None:
     s = simulate(servers=3)
     growing = sum(not g.ended for g in s.growths.values())
     for member in s.all_members:

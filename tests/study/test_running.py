@@ -66,7 +66,7 @@ def results(home: Path) -> dict[str, dict[str, Any]]:
         ({"arms": {"grpo": {}}}, "no row 'treeadv'"),
         ({"arms": {"grpo": {"learner.presett": "grpo"}, "treeadv": {}}}, "did you mean learner.preset"),
         ({"arms": {"grpo": {"learner.preset": "grpoo"}, "treeadv": {}}}, "grpo"),
-        ({"base": {"task": {"tables": {"hard": 0.1}}}}, "set them there"),
+        ({"base": {"task": {"tables": {"hard": 0.1}}}}, "remove them"),
         ({"looks": 3}, "looks"),
     ],
 )

@@ -28,7 +28,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_model_arguments(p, "a file of problems, a folder of them (a file is a set), or held-out (with --config)")
     p.add_argument("--subset", type=positive, metavar="N", help="N problems of each set, the same in every evaluation")
-    p.add_argument("--samples", type=positive, default=8, metavar="N", help="independent answers a problem (default 8)")
+    p.add_argument(
+        "--samples", type=positive, default=8, metavar="N", help="independent answers to each problem (default 8)"
+    )
     p.add_argument(
         "--out", type=output, metavar="DIR",
         help="keep prompts, answers and results here (default: evaluations/MODEL-DIGEST of the settings)",

@@ -153,5 +153,8 @@ def _tokens(problems: Sequence[Problem], config: Config, device: str) -> int:
     longest = max(len(prompter.encode(p)) for p in problems[:: max(1, len(problems) // SAMPLE)])
     room = longest_path(folder) - longest
     if room < 2:
-        raise BadInput(f"model.path={config.model.path}: a prompt of {longest} tokens leaves no room for an answer")
+        raise BadInput(
+            f"model.path={config.model.path}: a prompt of {longest} tokens leaves no room for an answer;"
+            " remove long problems, or use a model with a longer context"
+        )
     return min(TOKENS[device], max(1, room // 2))

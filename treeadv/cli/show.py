@@ -92,7 +92,7 @@ def _of_step(args: argparse.Namespace, rows: Sequence[ForestRow], fault: str) ->
 
 def _of_file(args: argparse.Namespace, rows: Sequence[ForestRow]) -> list[ForestRow]:
     if args.step is not None:
-        raise BadInput(f"--step {args.step}: {args.path} is a file of forests without steps; leave it out")
+        raise BadInput(f"--step {args.step}: {args.path} is a file of forests without steps; remove --step")
     return _indexed(args, rows, str(args.path))
 
 

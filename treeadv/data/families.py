@@ -38,7 +38,9 @@ class Families:
             problem = self._problem(family, _create(family, rng.getrandbits(31))[0], draw)
             if problem.key not in self._excluded:
                 return problem
-        raise BadInput(f"task.held_out leaves no problem: {_TRIES} entries of {family.name} in a row are held out")
+        raise BadInput(
+            f"task.held_out leaves no problem: {_TRIES} entries of {family.name} in a row are held out; hold out fewer"
+        )
 
     def examples(self, count: int) -> list[Problem]:
         """Return the first `count` draws."""

@@ -113,10 +113,12 @@ class FolderReader:
             try:
                 content = self._files.enter_context(safe_open(path, "pt"))
             except (SafetensorError, OSError) as e:
-                raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
+                raise BadInput(f"{path}: cannot be read ({one_line(e)}); copy or download the model again") from e
             self._file |= dict.fromkeys(content.keys(), content)
         if not self._file:
-            raise BadInput(f"{folder}: no weights (*.safetensors); convert other formats with save_pretrained")
+            raise BadInput(
+                f"{folder}: the folder has no weights (*.safetensors); convert other formats with save_pretrained"
+            )
 
     @property
     def names(self) -> Iterable[str]:

@@ -21,7 +21,9 @@ def check_folder(folder: Path) -> None:
         raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise BadInput(f"{folder}: no weights there (*.safetensors); convert other formats with save_pretrained")
+        raise BadInput(
+            f"{folder}: the folder has no weights (*.safetensors); convert other formats with save_pretrained"
+        )
     if (folder / _INDEX).is_file():
         index = read_object(folder / _INDEX).get("weight_map")
         if not isinstance(index, dict):
@@ -47,7 +49,8 @@ def stop_ids(folder: Path) -> frozenset[int]:
                 raise BadInput(f"{path}: eos_token_id must be a token id or a list of them, got {ids!r}")
             return frozenset(listed)
     raise BadInput(
-        f"{folder}: neither generation_config.json nor config.json names an eos_token_id; answers would never end"
+        f"{folder}: neither generation_config.json nor config.json names an eos_token_id, so no answer would end;"
+        " add it to generation_config.json"
     )
 
 
@@ -58,7 +61,7 @@ def _check_weights(path: Path) -> None:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if 8 + length > size:
-            raise BadInput(f"{path}: is cut off, {size} bytes are there; {_REMEDY}")
+            raise BadInput(f"{path}: is cut off after {size} bytes; {_REMEDY}")
         try:
             header = json.loads(f.read(length))
             ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]

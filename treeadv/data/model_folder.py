@@ -58,8 +58,8 @@ def check_path(name: str, cache: str) -> None:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
                 raise BadInput(
-                    f"model.path={name}: no {needed} there; give a Hugging Face model folder, ORGANISATION/MODEL or"
-                    f" {SMOLLM2}"
+                    f"model.path={name}: the folder has no {needed}; give a Hugging Face model folder,"
+                    f" ORGANISATION/MODEL or {SMOLLM2}"
                 )
         check_folder(Path(name))
 

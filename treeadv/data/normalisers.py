@@ -26,7 +26,7 @@ def find_normaliser(name: str) -> Normaliser:
     """Return the normaliser with this name. Raises `BadInput` for an unknown name."""
     found = load_extension("task.normaliser", name, NORMALISERS)
     if not callable(found):
-        raise BadInput(f"task.normaliser={name} is not a function")
+        raise BadInput(f"task.normaliser={name} is not a function; name a function from text to text")
     return cast(Normaliser, found)
 
 

@@ -93,10 +93,10 @@ class Prompter:
         if not template:
             for key, value in (("task.system", self._system), ("task.template_args", self._args)):
                 if value:
-                    raise BadInput(f"{key}: the tokenizer of {self._folder} has no chat template; leave it out")
+                    raise BadInput(f"{key}: the tokenizer of {self._folder} has no chat template; remove {key}")
             return
         if ours := [name for name in self._args if name in _OURS]:
-            raise BadInput(f"task.template_args: {ours[0]} is set by treeadv; leave it out")
+            raise BadInput(f"task.template_args: {ours[0]} is set by treeadv; remove {ours[0]}")
         texts = template.values() if isinstance(template, dict) else [template]
         try:
             known = set().union(*(meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) for text in texts))
@@ -105,7 +105,8 @@ class Prompter:
         if unknown := [name for name in self._args if name not in known]:
             takes = ", ".join(sorted(known - set(_OURS) - {"raise_exception", "strftime_now"}))
             raise BadInput(
-                f"task.template_args: the chat template of {self._folder} does not use {unknown[0]} (it uses {takes})"
+                f"task.template_args: the chat template of {self._folder} does not use {unknown[0]} (it uses {takes});"
+                f" remove {unknown[0]}"
             )
 
 

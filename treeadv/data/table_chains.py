@@ -31,7 +31,7 @@ class TableChains:
             problem = self._problem(draw_prompt(rng, self._task.operations, self._task.operators), draw)
             if problem.key not in self._excluded:
                 return problem
-        raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out")
+        raise BadInput(f"task.held_out leaves no problem: {_TRIES} prompts in a row are held out; hold out fewer")
 
     def examples(self, count: int) -> list[Problem]:
         """Return the first `count` draws."""

@@ -87,7 +87,9 @@ def read_parts(task: TaskConfig, seed: int) -> list[SplitSource]:
             continue
         kept = [p for p in problems if p.key not in keys]
         if not kept:
-            raise BadInput(f"task.held_out={task.held_out:g} leaves no problem of {source.source} to train on")
+            raise BadInput(
+                f"task.held_out={task.held_out:g} leaves no problem of {source.source} to train on; hold out fewer"
+            )
         held_out = [p for p in problems if p.key in keys]
         parts.append(SplitSource(config=source, train=Shuffled(kept, seed), held_out=held_out, size=len(kept)))
     return parts
@@ -149,7 +151,7 @@ def read_problems(source: SourceConfig) -> list[Problem]:
     """Return all problems of a file or of a Hugging Face data set, in order. Raises `BadInput`."""
     rows = read_rows(source.source)
     if not rows:
-        raise BadInput(f"{source.source} has no problem")
+        raise BadInput(f"{source.source} has no problem; name a source with at least one row")
     return problems_of(rows, source)
 
 

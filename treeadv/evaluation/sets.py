@@ -42,7 +42,7 @@ def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: in
         raise BadInput(f"{path}: the folder holds no {' or '.join(READERS)} file of problems")
     names = [f.stem for f in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"{path}: two files have the name {twice[0]}; a set takes the name of its file, rename one")
+        raise BadInput(f"{path}: two files have the name {twice[0]}, which names their sets; rename one file")
     return [_eval_set(file.stem, file_problems(file, task), limit, subset) for file in files]
 
 

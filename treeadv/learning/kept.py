@@ -47,10 +47,10 @@ def read_log_probs(run: Path, step: int, forest_id: str) -> Floats | None:
         try:
             data = pa.memory_map(str(path), "r").read_buffer()
         except (OSError, ValueError) as e:
-            raise BadInput(f"{path}: cannot be read ({one_line(e)})") from e
+            raise BadInput(f"{path}: cannot be read ({one_line(e)}); restore or delete the file") from e
         schema, batches = read_messages(data, str(path))
         if not schema.equals(_SCHEMA):
-            raise BadInput(f"{path}: not a file of log-probabilities")
+            raise BadInput(f"{path}: not a file of log-probabilities; restore or delete the file")
         for batch in batches:
             for name, values in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
                 if name == forest_id:

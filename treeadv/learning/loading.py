@@ -49,7 +49,8 @@ def load(
         tensors = FolderTensors(model, reader.names)
         if tensors.missing:
             raise BadInput(
-                f"{folder} has no tensor {tensors.missing[0]} of {name}: the folder is incomplete or of another model"
+                f"{folder} has no tensor {tensors.missing[0]} of {name}, because it is incomplete or of another model;"
+                " copy or download the model again"
             )
         policy = Policy(model, torch.device(device))
         if lora_rank:

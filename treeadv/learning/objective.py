@@ -120,7 +120,7 @@ class Sums:
 
     @property
     def mismatch_kl(self) -> float:
-        """Return KL(mu || pi_proximal) in nats a token.
+        """Return KL(mu || pi_proximal) in nats per token.
 
         The estimator is k3, the mean of w - 1 - log w over tokens that mu drew."""
         return self.k3 / self.tokens

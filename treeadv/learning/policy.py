@@ -66,7 +66,7 @@ class Policy(nn.Module):
         layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not layers or not self.model.supports_gradient_checkpointing:
             name = type(self.model).__name__
-            raise BadInput(f"learner.checkpoint_activations=true: {name} cannot recompute its layers; leave it out")
+            raise BadInput(f"learner.checkpoint_activations=true: {name} cannot recompute its layers; set it to false")
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
         for layer in layers:
             layer.training = True

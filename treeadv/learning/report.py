@@ -33,9 +33,9 @@ class StepReport:
     lr: float  # learning rate of the last update
     clip_ratio: float
     mask_ratio: float
-    mismatch_kl: float  # nats a token: KL(behaviour policy || proximal policy)
+    mismatch_kl: float  # nats per token: KL(behaviour policy || proximal policy)
     ess: float  # effective sample size divided by the number of tokens
-    reference_kl: float  # nats a token, by the estimator of the loss; 0 without a KL term
+    reference_kl: float  # nats per token, by the estimator of the loss; 0 without a KL term
     staleness: list[int]  # by forest: version at the arrival of the batch minus the oldest version of a token
     # By forest: number of updates between the arrival of the batch and the first update that trains on the forest.
     publication_lag: list[int]

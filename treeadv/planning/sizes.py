@@ -46,7 +46,9 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
                 config, dtype=torch.float32, attn_implementation=attention.NAME
             )
         except Exception as e:  # the sizes fit no model; the classes of transformers raise many types
-            raise BadInput(f"{config_json}: no model can be built of it: {one_line(e)}") from e
+            raise BadInput(
+                f"{config_json}: no model can be built from this configuration ({one_line(e)}); use another model"
+            ) from e
         policy = Policy(model, torch.device("cpu"))
         layers = model.get_decoder().layers
         total, in_layers = _count(model), _count(layers)

@@ -66,7 +66,10 @@ class PayloadReader:
             (forest,) = (f.check() for f in forests)
         except ValueError as e:  # the batch does not hold exactly one forest, or the forest breaks an invariant
             where = f"{self._folder.uri}/{place.file} byte {place.offset}"
-            raise DamagedPayload(f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)})") from e
+            raise DamagedPayload(
+                f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)}); restore the file from a"
+                " backup"
+            ) from e
         return forest
 
     def _check_schema(self, file: str) -> None:

@@ -10,7 +10,7 @@ from treeadv.config import Config
 from treeadv.jsonl import JsonMapping
 
 WINDOW = 20  # number of last steps that a finding describes
-TREND = 20  # smallest number of steps for a comparison of the begin and the end of a run
+TREND = 20  # smallest number of steps for a comparison of the start and the end of a run
 _FEW = 3  # smallest number of steps for a finding about speed or variance
 _FAILURES = ("timeout", "crash", "ungraded", "aborted")
 Record = JsonMapping
@@ -186,7 +186,7 @@ def _wasted(last: Sequence[Record]) -> Iterator[Finding]:
 
 def _shares_of_time(last: Sequence[Record], config: Config) -> tuple[float, float]:
     """Return the share of the time in which the learner waits, and the share in which an engine decodes. The first
-    record only gives the begin of the time."""
+    record only gives the start of the time."""
     seconds = max(1e-9, last[-1]["elapsed_s"] - last[0]["elapsed_s"])
     waited = sum(r.get("seconds", {}).get("wait", 0.0) for r in last[1:])
     busy = sum(r.get("generator_busy_s", 0.0) for r in last[1:])

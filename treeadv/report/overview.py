@@ -103,7 +103,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def comparison_page(runs: Sequence[Run]) -> str:
-    """Return a self-contained page: figures, differing keys, and each curve with one line a run.
+    """Return a self-contained page: figures, differing keys, and each curve with one line for each run.
 
     Raises `BadInput` for more runs than a chart has colours."""
     if len(runs) > SERIES_COLOURS:

@@ -18,7 +18,7 @@ from treeadv.visible import visible
 
 ENTROPY_LEVELS = 6  # number of shades from zero to the top of the scale
 ADVANTAGE_LEVELS = 4  # number of shades on each side of zero
-CONTEXT = 16  # tokens before a text that determine its begin: no character has so many tokens
+CONTEXT = 16  # tokens before a text that determine its first character: no character has so many tokens
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # shown for tokens that form no character
 MARKS = {
     Verdict.UNGRADED: "·", Verdict.VERIFIED: "✓", Verdict.WRONG: "✗", Verdict.UNPARSED: "?",

@@ -52,7 +52,7 @@ class Tail:
                 record["step"] + 0
                 CHECKS[self._path.name](record)
             except DAMAGED as e:
-                raise BadInput(f"{self._path}: line {self._lines} is damaged ({one_line(e)})") from e
+                raise BadInput(f"{self._path}: line {self._lines} is damaged ({one_line(e)}); restore the file") from e
             yield record
 
 

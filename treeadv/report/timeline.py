@@ -49,7 +49,7 @@ def draw(records: Sequence[JsonObject], generators: int, local: bool) -> Element
     """Return a <figure> of the steps after the first of `records`, which must follow one another.
 
     The second row shows the share of a step in which the `generators` engines computed. Returns None for fewer than two
-    records, because the begin of the first is not known."""
+    records, because the start of the first is not known."""
     spans = [(r, before["elapsed_s"]) for before, r in itertools.pairwise(records)]
     spans = [(r, begin) for r, begin in spans if r["elapsed_s"] > begin]
     if not spans:

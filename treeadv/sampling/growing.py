@@ -69,5 +69,5 @@ class Place:
 
     @property
     def entropy(self) -> float:
-        """Return the entropy in nats of the distribution of the token that was drawn here."""
+        """Return the entropy in nats of the distribution of the token at this place."""
         return self.segment.draws[self.at].entropy

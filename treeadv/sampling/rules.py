@@ -37,7 +37,7 @@ class Prefix:
     budget: int  # leaves that the current segment may have below it
     seed: int  # seed of the chain
     tau: float | None  # fork threshold in nats; set for a rule with `uses_threshold`
-    logprob: float | None  # log-probability of the token drawn here; set for a rule that is not `predictable`
+    logprob: float | None  # log-probability of the token that follows; set for a rule that is not `predictable`
 
 
 class ForkRule(Section, ABC):

@@ -40,7 +40,10 @@ class SearchGrowth:
         retries: int, judge: Judge | None,
     ) -> None:  # fmt: skip
         if rule.needs_rewards and judge is None:
-            raise BadInput(f"sampling.rule={sampling.rule} needs rewards while a forest grows; none are known here")
+            raise BadInput(
+                f"sampling.rule={sampling.rule} reads rewards while a forest grows, and this call has no verifier;"
+                " choose another rule"
+            )
         self._engine, self._request, self._sampling, self._rule = engine, request, sampling, rule
         self._stop, self._retries, self._judge = stop, retries, judge
         self._roots: list[GrowingSegment] = []

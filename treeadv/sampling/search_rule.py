@@ -34,8 +34,8 @@ class Search(SearchRule):
     """The search by `by`.
 
     `uniform` chooses all tokens with equal probability. `entropy` chooses a token in proportion to its entropy. `ucb`
-    goes down the tree along the highest upper confidence bounds of the reward, and chooses in proportion to the entropy
-    there.
+    follows a path down the tree along the highest upper confidence bounds of the reward, and chooses a token of this
+    path in proportion to its entropy.
     """
 
     by: Literal["uniform", "entropy", "ucb"] = "entropy"

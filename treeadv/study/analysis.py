@@ -93,7 +93,7 @@ def metric(study: Study, result: Result, name: str, tokens: float) -> float:
         return float(result["test"]["tokens_mean"])
     if name == "mixed_outcomes":
         return 1.0 - fmean(result["series"]["zero_variance"])
-    raise BadInput(f"metric {name!r} is unknown")
+    raise BadInput(f"analysis: metric {name!r} is unknown; use one of those in docs/studies.md")
 
 
 def common_tokens(cells: Sequence[Result]) -> float:

@@ -97,9 +97,9 @@ class Study(Section):
             raise ValueError(f"analysis.baseline: no row {self.analysis.baseline!r}; there are {', '.join(self.rows)}")
         named = self.base.get("task", {}).get("tables", {})
         if self.warmup and {"seed", "hard"} & named.keys():
-            raise ValueError("base.task.tables: seed and hard are those of warmup.tables; set them there")
+            raise ValueError("base.task.tables: seed and hard come from warmup.tables; remove them")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is named twice")
+            raise ValueError("seeds: a seed is named twice; remove one")
         if (self.development.source, self.development.seed) == (self.test.source, self.test.seed):
             raise ValueError("development and test must not be the same problems: give them another seed or source")
         if {x.seed for x in (self.development, self.test) if x.source is None} & set(self.seeds):

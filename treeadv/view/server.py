@@ -116,7 +116,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except OSError as e:
-            raise BadInput(f"--port {port}: cannot listen there ({e.strerror}); choose another, or 0 for any") from e
+            raise BadInput(
+                f"--port {port}: cannot listen on this port ({e.strerror}); choose another, or 0 for any"
+            ) from e
         self.api = Api(catalogue)
         self.page = served_page(f"{catalogue.source.about()['name']} · treeadv")
 

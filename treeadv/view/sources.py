@@ -234,7 +234,7 @@ def open_source(path: Path, model: Path | None = None, preset: str | None = None
         if not (path / "config.yaml").is_file() and (files := sorted(path.glob("*.arrow"))):
             raise BadInput(f"{path} is a folder and no run; give a file of forests, such as {files[0]}")
         if preset is not None:
-            raise BadInput(f"--preset {preset}: {path} is a run, whose own preset is shown; leave it out")
+            raise BadInput(f"--preset {preset}: {path} is a run, whose own preset is shown; remove --preset")
         return RunSource(path, model)
     if not path.exists():
         raise BadInput(f"{path}: no such file or run folder")

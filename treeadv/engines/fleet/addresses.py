@@ -25,7 +25,7 @@ async def resolve(key: str, url: str) -> list[str]:
     found: set[str] = set()
     for address in filter(None, (p.strip().rstrip("/") for p in url.split(","))):
         if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
-            raise BadInput(f"{key}={url}: {address} is not an http address")
+            raise BadInput(f"{key}={url}: {address} is not an http address; write http://HOST:PORT")
         workers = await _workers(key, address)
         found.update(await _addresses(key, address) if workers is None else workers)
     return sorted(found)
@@ -41,7 +41,9 @@ async def _workers(key: str, url: str) -> list[str] | None:
     except aiohttp.ContentTypeError:
         return None
     except (aiohttp.ClientError, OSError, TimeoutError) as e:
-        raise BadInput(f"{key}: {url} does not answer ({type(e).__name__}: {e})") from e
+        raise BadInput(
+            f"{key}: {url} does not answer ({type(e).__name__}: {e}); start the server or correct the address"
+        ) from e
     return [worker["url"].rstrip("/") for worker in listed["workers"]]
 
 
@@ -51,7 +53,7 @@ async def _addresses(key: str, url: str) -> list[str]:
     try:
         answers = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError as e:
-        raise BadInput(f"{key}: {url} has no address ({e})") from e
+        raise BadInput(f"{key}: the host of {url} has no address ({e}); correct the name of the host") from e
     hosts = {str(address[0]) for *_, address in answers}
     if len(hosts) == 1:
         return [url]

@@ -82,7 +82,7 @@ class Fleet(Generic[M, Payload]):
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
-                fault = BadInput(f"{self._key}.url: no server is behind it")
+                fault = BadInput(f"{self._key}.url: no server is behind this address")
                 if addresses := await self._find():
                     return addresses
             except BadInput as unreachable:

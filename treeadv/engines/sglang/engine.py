@@ -52,12 +52,12 @@ class SGLangEngine:
         if g.sglang.url and (g.count > 1 or config.scaling.enabled):
             raise BadInput(
                 f"generator.count={g.count}: with generator.sglang.url "
-                "one generator drives all servers; set 1, and scaling off"
+                "one generator drives all servers; set generator.count=1 and scaling.enabled=false"
             )
         if g.sglang.url and g.sglang.weights == "disk" and "://" in config.run.root:
             raise BadInput(
-                f"run.root={config.run.root}: servers cannot read weights "
-                "from there; set generator.sglang.weights=distributed"
+                f"run.root={config.run.root}: servers cannot read weights from an object store; set"
+                " generator.sglang.weights=distributed"
             )
 
     @classmethod

@@ -147,12 +147,12 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
             raise BadInput(
                 f"{self.url}: generator.sglang.entropy=exact needs a "
                 "server started with --enable-custom-logit-processor and "
-                "--disable-overlap-schedule; start it so, or choose entropy=lower"
+                "--disable-overlap-schedule; add these options, or choose entropy=lower"
             )
         if info.get("dp_size", 1) != 1:
             raise BadInput(
-                f"{self.url}: runs dp_size={info['dp_size']} copies of "
-                "the model; start a server a copy and name all in the url"
+                f"{self.url}: the server runs dp_size={info['dp_size']} copies of the model; start one server for each"
+                " copy and name all of them in generator.sglang.url"
             )
         return Limits(
             context=context,
@@ -190,8 +190,8 @@ class SGLangMember(Member[dict[str, torch.Tensor]]):
         ]  # the special tokens at the start are left out
         if theirs != ours:
             raise BadInput(
-                f"{self.url}: its tokenizer is not that of {self._model.folder}: "
-                f"{text!r} becomes {theirs}, the learner's tokenizer gives {ours}"
+                f"{self.url}: its tokenizer is not that of {self._model.folder}: {text!r} becomes {theirs}, and the"
+                f" learner's tokenizer gives {ours}; start the server with this folder"
             )
 
     async def _check_numbers(self) -> None:

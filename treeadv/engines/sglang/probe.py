@@ -97,7 +97,8 @@ def check_model(url: str, info: JsonObject, architectures: list[str], model_dir:
     found = info.get("architectures")
     if found is not None and list(found) != list(architectures):
         raise BadInput(
-            f"{url} serves {info['model_path']}, a {', '.join(found)}; {model_dir} is a {', '.join(architectures)}"
+            f"{url} serves {info['model_path']}, a {', '.join(found)}, but {model_dir} is a {', '.join(architectures)};"
+            f" start the server with {model_dir}"
         )
 
 
@@ -109,5 +110,5 @@ def check_difference(url: str, found: ProbeError, limit: float, exact: bool) -> 
             f"{url}: log-probs differ by {found.logprob:.2g} and entropies "
             f"by {found.entropy:.2g} nats from a plain forward of the "
             f"learner's model, more than generator.sglang.max_logprob_error={limit:g}: "
-            "it serves another model, or in another dtype"
+            "start the server with the learner's model and with generator.dtype"
         )

@@ -65,7 +65,8 @@ def environment(s: SGLangConfig, threads: int) -> dict[str, str]:
     missing."""
     if importlib.util.find_spec("sglang") is None:
         raise BadInput(
-            "generator.engine=sglang: SGLang is not installed here; run `make sglang-cpu`, or give generator.sglang.url"
+            "generator.engine=sglang: SGLang is not installed on this machine; run `make sglang-cpu`, or give"
+            " generator.sglang.url"
         )
     paths = [str(Path(treeadv.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     added = {"OMP_NUM_THREADS": str(threads)} if threads else {}

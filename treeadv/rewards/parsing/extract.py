@@ -66,7 +66,7 @@ def marked_text(response: str) -> str | None:
 
 
 def boxed_text(text: str) -> str | None:
-    """Return the content of the last box that is not empty, as it stands; None where there is none."""
+    """Return the content of the last box that is not empty, without changes; None if every box is empty."""
     filled = [text[begin:end] for begin, end in _boxes(text) if not _BLANK.fullmatch(text[begin:end])]
     return filled[-1].strip() if filled else None
 
@@ -144,7 +144,7 @@ def _boxes(text: str) -> list[tuple[int, int]]:
     Takes one pass, also for a text with unclosed braces.
     """
     found: list[tuple[int, int]] = []
-    opened: list[int | None] = []  # for each open brace: the begin of its box's content, or None without a box
+    opened: list[int | None] = []  # for each open brace: the start of its box's content, or None without a box
     boxes = list(_BOX.finditer(text))
     starts = {m.end(): m.end() + 1 for m in boxes if m["bare"] is None}
     for match in _BRACES.finditer(text):

@@ -131,7 +131,7 @@ def _content(match: re.Match[str]) -> str:
 
 
 def _leading_formulas(text: str) -> str | None:
-    """Return the formulas at the begin of a text: the first formula, and the formulas joined by commas, "and" or
+    """Return the formulas at the start of a text: the first formula, and the formulas joined by commas, "and" or
     "or"."""
     lead = re.match(r"[\s:*\"]*", text)
     first = FORMULA.match(text, lead.end() if lead else 0)
@@ -221,7 +221,7 @@ def _is_changed(after: str, unit_name: str) -> bool:
 
 
 def _unit_after(after: str) -> tuple[str, str]:
-    """Return the unit at the begin of a text, as LaTeX text ("" without a unit), and the text after the unit."""
+    """Return the unit at the start of a text, as LaTeX text ("" without a unit), and the text after the unit."""
     match = _UNIT.match(after)
     if match is None:
         return "", after
