@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from treeadv.command_line import run_command, tool_parser
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
+from treeadv.section import faults
 
 BASELINES = Path(__file__).with_name("baselines.json")
 Line = JsonObject
@@ -67,8 +68,7 @@ def load_checks(path: Path = BASELINES) -> list[Check]:
     try:
         return TypeAdapter(list[Check]).validate_json(path.read_text())
     except ValidationError as e:
-        fault = e.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from e
+        raise BadInput(f"{path}: {faults(e)}") from e
 
 
 def measure(check: Check) -> float:

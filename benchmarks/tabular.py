@@ -47,6 +47,11 @@ class World:
         return np.cumsum(self.prob, 1)
 
     @cached_property
+    def entropy(self) -> np.ndarray:
+        """Return the entropy of the next token in nats [states]."""
+        return -(self.prob * np.log(self.prob)).sum(1)
+
+    @cached_property
     def gradient(self) -> np.ndarray:
         """Return the gradient [states, TOKENS] of the expected reward with respect to the logits."""
         return self.expectation(self.reward)[1]
@@ -96,7 +101,6 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
     tokens: list[int] = []
     states: list[int] = []
     last: list[int] = []
-    entropy = -(world.prob * np.log(world.prob)).sum(1)
     forking = Forking(s, tau)
 
     def draw(state: int) -> int:
@@ -112,7 +116,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
             token = draw(state) if first is None else first
             seed = int(rng.integers(2**31))
             if first is None and forking.forks(
-                entropy=float(entropy[state]),
+                entropy=float(world.entropy[state]),
                 logprob=float(np.log(world.prob[state, token])),
                 budget=budget,
                 gap=gap,
@@ -155,7 +159,7 @@ def grow(world: World, s: SamplingConfig, tau: float, rng: np.random.Generator) 
         budget=np.array(budgets, np.int32),
         token=np.array(tokens, np.int32),
         logprob=np.log(world.prob[where, tokens]).astype(np.float32),
-        entropy=entropy[where].astype(np.float32),
+        entropy=world.entropy[where].astype(np.float32),
         version=np.zeros(T, np.int32),
         leaf_segment=np.flatnonzero(np.array(arity) == 0).astype(np.int32),
         finish=np.where(world.stopped(np.array(last)), Finish.STOP, Finish.LENGTH).astype(np.int8),

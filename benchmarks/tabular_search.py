@@ -27,7 +27,6 @@ class TabularEngine:
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self._world, self._rng = world, rng
-        self._entropy = -(world.prob * np.log(world.prob)).sum(1)
 
     async def generate(self, prefix: np.ndarray, params: Params, namespace: str, tree: str) -> AsyncIterator[Draw]:
         world, state = self._world, state_after(prefix[len(PROMPT) :])
@@ -35,7 +34,7 @@ class TabularEngine:
             token = int(np.searchsorted(world.cumulative[state], self._rng.random()))
             after = child(state, token)
             ended = Finish.STOP if world.stopped(np.array(after)) else Finish.LENGTH
-            logprob, entropy = float(np.log(world.prob[state, token])), float(self._entropy[state])
+            logprob, entropy = float(np.log(world.prob[state, token])), float(world.entropy[state])
             yield Draw(
                 token=token, logprob=logprob, entropy=entropy, version=0, finish=ended if world.ends(after) else None
             )

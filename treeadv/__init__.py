@@ -6,7 +6,7 @@ Names are imported when they are first used, so `import treeadv` loads neither t
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from treeadv.adapters import rollout_advantages, trl_batch, verl_batch
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'treeadv' has no attribute {name!r}")
     module, _, attribute = _PLACES[name].partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from treeadv.config import Config
 from treeadv.data.model_folder import check_path, tokenizer_folder
@@ -19,8 +20,9 @@ from treeadv.learning import objective
 from treeadv.places import is_uri
 from treeadv.replay.selection import selection_rule
 from treeadv.rewards.copies import copies
-from treeadv.rewards.golds import Gold, check_golds, judge_all
+from treeadv.rewards.golds import Gold, check_golds
 from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import Judge, judging
 from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 from treeadv.sampling.rules import build_rule
 from treeadv.storage.folder import check_uri
@@ -64,11 +66,17 @@ def check_run(config: Config, local: bool = False) -> None:
         find_verifier(source.verifier)
     examples = problem_source(config.task, config.run.seed).examples(DRAWS)
     check_prompts(examples, config)
-    check_answers(examples, config)
-    check_copies(examples, config)
     check_dtypes(config)
-    if config.eval.every:
-        _check_evaluation(config, examples)
+    with verifiers(config) as judge:
+        check_answers(examples, config, judge)
+        check_copies(examples, config, judge)
+        if config.eval.every:
+            _check_evaluation(config, examples, judge)
+
+
+def verifiers(config: Config) -> AbstractContextManager[Judge]:
+    """Return a context manager that yields a judge with the verifier processes of `config`."""
+    return judging(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
 
 
 def check_prompts(problems: Sequence[Problem], config: Config) -> None:
@@ -97,17 +105,16 @@ def check_prompts(problems: Sequence[Problem], config: Config) -> None:
         log.warning("%s: %s; the run skips such prompts", config.task.title, text)
 
 
-def check_answers(problems: Sequence[Problem], config: Config) -> None:
+def check_answers(problems: Sequence[Problem], config: Config, judge: Judge) -> None:
     """Grade each gold answer against itself, and log the number of gold answers that are not verified.
 
     Raises `BadInput` if a verifier fails or verifies no gold answer."""
     golds = [Gold(place=p.id, text=p.answer, verifier=p.verifier, meta=p.meta) for p in problems]
-    c = config.reward
-    if unmet := check_golds(golds, c.workers, c.timeout, c.memory_mb):
+    if unmet := check_golds(golds, judge):
         log.warning("%s: %s", config.task.title, unmet)
 
 
-def check_copies(problems: Sequence[Problem], config: Config) -> None:
+def check_copies(problems: Sequence[Problem], config: Config, judge: Judge) -> None:
     """Grade copies of a sample of the problems as answers, and log a warning if the verifier accepts them.
 
     A policy that is trained with such a verifier learns to copy: `math` verifies `6 + 7` for 13."""
@@ -115,9 +122,7 @@ def check_copies(problems: Sequence[Problem], config: Config) -> None:
     chosen = built_in[:: max(1, len(built_in) // PROMPTS)]
     asked = [(p, copy) for p in chosen for copy in copies(p.problem)]
     answers = [Answer(response=copy, gold=p.answer, verifier=p.verifier, meta=p.meta) for p, copy in asked]
-    c = config.reward
-    judgements = judge_all(answers, c.workers, c.timeout, c.memory_mb)
-    accepted = {p.id: copy for (p, copy), j in zip(asked, judgements, strict=True) if j.verdict is Verdict.VERIFIED}
+    accepted = {p.id: copy for (p, copy), j in zip(asked, judge(answers), strict=True) if j.verdict is Verdict.VERIFIED}
     if len(accepted) > BY_CHANCE * len(chosen):
         log.warning(
             "%s: for %d of %d problems the verifier accepts a copy of the problem as the answer, such as %r; a policy"
@@ -126,13 +131,13 @@ def check_copies(problems: Sequence[Problem], config: Config) -> None:
         )  # fmt: skip
 
 
-def _check_evaluation(config: Config, trained: Sequence[Problem]) -> None:
+def _check_evaluation(config: Config, trained: Sequence[Problem], judge: Judge) -> None:
     """Raise `BadInput` for held-out problems that cannot be used. Log the number of held-out problems that are also
     trained on."""
     sets = sets_of(config)
     problems = [p for s in sets for p in s.problems]
     check_prompts(problems, config)
-    check_answers(problems, config)
+    check_answers(problems, config, judge)
     if shared := shared_problems(sets, trained):
         log.warning("eval.data=%s: %d of its %d problems are trained on too", config.eval.data, shared, len(problems))
 

@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         given = value if value and not value.startswith("-") and "=" not in value else "VALUE"
         return f"; fields are set without dashes: {' or '.join(f'{key}={given}' for key in keys)}"
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
             return
         names = [str(choice) for choice in action.choices]

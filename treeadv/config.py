@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from treeadv.errors import BadInput, one_line
+from treeadv.errors import BadInput, one_line, short
 from treeadv.jsonl import JsonObject
 from treeadv.presets import build_advantage, find_preset
 from treeadv.recipes import find_recipe
@@ -119,13 +119,18 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
     4
     """
     path = find_recipe(path)
+    return build(read_mapping(path, "a configuration is a mapping of sections"), overrides or [], str(path))
+
+
+def read_mapping(path: Path, expected: str) -> JsonObject:
+    """Return the mapping in a YAML file; {} for an empty file. Raises `BadInput`, which says what is `expected`."""
     try:
         tree = parse_yaml(path.read_text()) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes text that is not UTF-8, and long integers
-        raise BadInput(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+        raise BadInput(f"{path} is not YAML: {one_line(e)}") from e
     if not isinstance(tree, dict):
-        raise BadInput(f"{path}: a configuration is a mapping of sections, found {type(tree).__name__}")
-    return build(tree, overrides or [], str(path))
+        raise BadInput(f"{path}: {expected}, found {type(tree).__name__}")
+    return tree
 
 
 def build(tree: JsonObject, overrides: list[str], where: str) -> Config:
@@ -156,11 +161,7 @@ def _apply(tree: JsonObject, override: str) -> None:
     try:
         tree[key] = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes an integer of more than 4,300 digits
-        raise BadInput(f"override {_short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+        raise BadInput(f"override {short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
 
 
 def _explain(error: ErrorDetails) -> str:

@@ -146,7 +146,7 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
         ("run.name", stored.run.name, config.run.name),
         ("model.path", stored.model.path, config.model.path),
         *(
-            [("eval", _what_eval_asks(stored), _what_eval_asks(config))]
+            [("eval", _fixed_eval_settings(stored), _fixed_eval_settings(config))]
             if stored.eval.every and config.eval.every
             else []
         ),
@@ -170,7 +170,7 @@ def _check_same_run(folder: RunFolder, stored: Config, config: Config) -> None:
         )
 
 
-def _what_eval_asks(config: Config) -> dict[str, object]:
+def _fixed_eval_settings(config: Config) -> dict[str, object]:
     """Return the settings that must not change, because the evaluations of a run must stay comparable.
 
     Only the interval between evaluations may change."""

@@ -112,16 +112,11 @@ def verify(response: str, gold: str, verifier: str = "math", timeout: float = 5.
     'VERIFIED'
     """
     from treeadv.rewards.judgement import Answer
-    from treeadv.rewards.sandbox.pool import VerifierPool
+    from treeadv.rewards.sandbox.pool import judging
 
-    async def judge() -> Judgement:
-        pool = VerifierPool(workers=1, timeout=timeout, memory_mb=1024)
-        try:
-            return (await pool.grade([Answer(response=response, gold=gold, verifier=verifier)]))[0]
-        finally:
-            await pool.close()
-
-    return asyncio.run(judge())
+    with judging(workers=1, timeout=timeout, memory_mb=1024) as judge:
+        (judgement,) = judge([Answer(response=response, gold=gold, verifier=verifier)])
+    return judgement
 
 
 def _spec(preset: str | AdvantageSpec) -> AdvantageSpec:

@@ -304,7 +304,7 @@ def _hang_up(request: socket.socket) -> None:
 class _SilentHandler(WSGIRequestHandler):
     timeout = CONNECTION_SECONDS
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Log nothing, because a scrape comes every few seconds."""
 
 

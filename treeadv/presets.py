@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
-from treeadv.section import NonNegative, Section
+from treeadv.section import NonNegative, Section, faults
 
 Credit = Literal["segment", "leaf"]
 SegmentValue = Literal["leaf_mean", "child_mean"]
@@ -184,5 +184,4 @@ def build_advantage(name: str, overrides: AdvantageOverrides | None = None) -> A
     try:
         return AdvantageSpec.model_validate(chosen | replaced)
     except ValidationError as e:
-        faults = "; ".join(x["msg"].removeprefix("Value error, ") for x in e.errors())
-        raise BadInput(f"learner.advantage on learner.preset={name}: {faults}") from e
+        raise BadInput(f"learner.advantage on learner.preset={name}: {faults(e)}") from e

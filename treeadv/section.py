@@ -1,10 +1,10 @@
-"""The base class of the sections of the configuration, and the types of numbers in them."""
+"""The base class of the sections of the configuration, the types of numbers in them, and the text of their faults."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -20,3 +20,9 @@ class Section(BaseModel):
     presets and the file of a study are subclasses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def faults(error: ValidationError) -> str:
+    """Return the faults of a value on one line, each with the name of its option if it concerns one option."""
+    found = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+    return "; ".join(f"{name}: {message}" if name else message for name, message in found)

@@ -39,7 +39,8 @@ class RunConfig(Section):
     )
     trackers: list[str] = Field(
         default_factory=list,
-        description="experiment trackers that get the figures of every step: tensorboard, wandb, mlflow",
+        description="experiment trackers that get the figures of every step: entries of treeadv.tracking.TRACKERS or"
+        " module:Name",
     )
     heartbeat_timeout: Seconds = Field(
         60.0, description="seconds without a heartbeat after which an actor counts as hung and is killed"
@@ -66,7 +67,7 @@ class SamplingConfig(Section):
     trees: Count = Field(0, description="M, its trees; 0 means max(2, G // 4)")
     rule: str = Field(
         "entropy",
-        description="fork rule: entropy, none, fixed, random, surprisal (biased) or module:Name; docs/method.md",
+        description="fork rule: an entry of sampling.rules.RULES or module:Name (docs/method.md)",
     )
     rule_options: dict[str, Any] = Field(
         default_factory=dict, description="options of the fork rule, such as {gap: 8} for fixed"
@@ -151,7 +152,9 @@ class GeneratorConfig(Section):
     """The actors that grow forests. Each has one engine."""
 
     count: Positive = Field(1, description="generator actors")
-    engine: str = Field("embedded", description="embedded, sglang or module:Name (docs/extending.md)")
+    engine: str = Field(
+        "embedded", description="an entry of engines.registry.ENGINES or module:Name (docs/extending.md)"
+    )
     engine_options: dict[str, Any] = Field(
         default_factory=dict, description="options of an engine given as module:Name"
     )
@@ -199,7 +202,7 @@ class QueueConfig(Section):
         description="attempts at a prompt that may become stale; the learner waits for the next one; null: any number",
     )
     selection: str = Field(
-        "fifo", description="order in which ready forests are leased: fifo, freshest, priority or module:Name"
+        "fifo", description="order in which ready forests are leased: an entry of replay.selection.RULES or module:Name"
     )
     fsync: Literal["always", "interval", "none"] = Field(
         "interval",

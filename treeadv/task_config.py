@@ -78,8 +78,9 @@ class TaskConfig(Section):
     )
     normaliser: str = Field(
         "hashes",
-        description="gold answer from the answer column: hashes (what follows the last ####, if the source has such "
-        "marks), boxed, none or module:Name",
+        description="how the answer column gives the gold answer: an entry of data.normalisers.NORMALISERS or"
+        " module:Name"
+        " (hashes takes what follows the last ####, if the source has such marks)",
     )
     system: str = Field("", description="system message, for data lines that have none of their own")
     prompt: str = Field("{problem}", description="the (last) turn of the user; {problem} is replaced")

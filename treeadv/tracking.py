@@ -12,12 +12,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import load_extension
 from treeadv.jsonl import JsonMapping
 from treeadv.visible import visible_logger
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 log = visible_logger("treeadv.tracking")
 TRACKERS = {
@@ -58,7 +61,8 @@ class TensorBoard:
         _need("tensorboardX", "tensorboard")
 
     def __init__(self, folder: Path, config: JsonMapping) -> None:
-        self._folder, self._writer = folder / "tensorboard", cast(Any, None)
+        self._folder = folder / "tensorboard"
+        self._writer: SummaryWriter | None = None
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         if self._writer is None:

@@ -39,6 +39,7 @@ from actors.benchmarks.lines import print_figures
 from actors.driver import pipeline
 from actors.driver.attempt_outcome import EndRequest
 from actors.driver.cluster import Cluster
+from actors.driver.handles import Handle
 from actors.driver.recorder import Recorder
 from actors.driver.supervisor import connect
 from treeadv.command_line import tool_parser
@@ -125,7 +126,7 @@ class _Watch(Recorder):
 
     async def _snapshot(self, cluster: Cluster) -> Snapshot:
         calls, now = self._calls.copy(), time.perf_counter()
-        members: list[tuple[str, Any]] = [("queue", cluster.queue)]
+        members: list[tuple[str, Handle]] = [("queue", cluster.queue)]
         members += [("generator", g) for g in cluster.generators.names]
         members += [("reward", r) for r in cluster.rewards.names]
         members += [("learner", m) for m in cluster.learners.members]

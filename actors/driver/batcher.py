@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ class Batcher(Generic[T, R]):
     nothing, and under load one call carries many items."""
 
     def __init__(
-        self, send: Callable[[list[T]], Awaitable[Sequence[R]]], start: Callable[[Coroutine[Any, Any, None]], object]
+        self, send: Callable[[list[T]], Awaitable[Sequence[R]]], start: Callable[[Coroutine[None, None, None]], object]
     ) -> None:
         """`send` returns the results of the first of its items, at least of one. The other items are sent again.
 

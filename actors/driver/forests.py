@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import pyarrow as pa
 from ray import ObjectRef
@@ -45,7 +45,7 @@ class Forests:
         """Release what belongs to a generator that grows no forest and will grow none."""
         self._growths.pop(generator, None)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[None, None, None]) -> None:
         self._group.create_task(work)
 
     async def grade_and_admit(self, ids: Sequence[str], batch: Batch, row: int | None = None) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treeadv.checks import check_copies
+from treeadv.checks import check_copies, verifiers
 from treeadv.config import load
 from treeadv.data.tasks import problem_source
 from treeadv.rewards.copies import MOST_COPIES, copies
@@ -24,8 +24,8 @@ def warnings(lines: list[tuple[str, object]], verifier: str, folder: Path, caplo
     path = folder / "data.jsonl"
     path.write_text("".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in lines))
     config = load(Path("laptop"), [f"task.source={path}", f"task.verifier={verifier}"])
-    with caplog.at_level(logging.WARNING):
-        check_copies(problem_source(config.task, 0).examples(8), config)
+    with caplog.at_level(logging.WARNING), verifiers(config) as judge:
+        check_copies(problem_source(config.task, 0).examples(8), config, judge)
     return caplog.text
 
 
@@ -50,12 +50,12 @@ def test_few_answers_in_their_problem_are_chance(tmp_path: Path, caplog) -> None
 def test_no_recipe_rewards_copies(recipe: Path, caplog) -> None:
     config = load(recipe)
     examples = problem_source(config.task, config.run.seed).examples(32)
-    with caplog.at_level(logging.WARNING):
-        check_copies(examples, config)
+    with caplog.at_level(logging.WARNING), verifiers(config) as judge:
+        check_copies(examples, config, judge)
     assert caplog.text == ""
-    with caplog.at_level(logging.WARNING):
-        math = load(recipe, ["task.verifier=math"])
-        check_copies(problem_source(math.task, math.run.seed).examples(32), math)
+    math = load(recipe, ["task.verifier=math"])
+    with caplog.at_level(logging.WARNING), verifiers(math) as judge:
+        check_copies(problem_source(math.task, math.run.seed).examples(32), math, judge)
     assert "accepts a copy" in caplog.text
 
 

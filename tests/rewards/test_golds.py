@@ -11,6 +11,7 @@ from tests.test_tasks import read_problems
 from treeadv.errors import BadInput
 from treeadv.evaluation.answer_file import grade_file
 from treeadv.rewards.golds import Gold, check_golds
+from treeadv.rewards.sandbox.pool import judging
 
 
 def gold(text: str, verifier: str = "math", place: str = "d.jsonl:1") -> Gold:
@@ -18,7 +19,8 @@ def gold(text: str, verifier: str = "math", place: str = "d.jsonl:1") -> Gold:
 
 
 def check(*golds: Gold):
-    return check_golds(golds, workers=1, timeout=5.0, memory_mb=1024)
+    with judging(workers=1, timeout=5.0, memory_mb=1024) as judge:
+        return check_golds(golds, judge)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ It reads and checks a recipe and says what the recipe runs. It starts nothing.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from treeadv.data.model_folder import SMOLLM2, resolve, tokenizer_folder
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import SplitSource, read_parts
 from treeadv.planning.plan import GB, make_plan, render
-from treeadv.rewards.judgement import Answer, Judgement
-from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import judging
 from treeadv.rewards.verifiers.registry import find_verifier
 from treeadv.storage.folder import join
 
@@ -79,19 +78,13 @@ def _graded_lines(problem: Problem, config: Config) -> Iterator[str]:
     perfect = find_verifier(problem.verifier).perfect_response(problem.answer)
     responses = [problem.answer if perfect is None else perfect, NO_ANSWER]
     yield f"{problem.id} by {problem.verifier}; its gold answer is {problem.answer!r}"
-    for response, judged in zip(responses, asyncio.run(_judge(problem, responses, config)), strict=True):
-        detail = f" ({judged.detail})" if judged.detail else ""
-        yield f"  {response!r}: {judged.verdict.name.lower()}, reward {judged.reward:g}{detail}"
-
-
-async def _judge(problem: Problem, responses: list[str], config: Config) -> list[Judgement]:
-    pool = VerifierPool(1, config.reward.timeout, config.reward.memory_mb)
-    try:
-        return await pool.grade(
+    with judging(1, config.reward.timeout, config.reward.memory_mb) as judge:
+        judgements = judge(
             [Answer(response=r, gold=problem.answer, verifier=problem.verifier, meta=problem.meta) for r in responses]
         )
-    finally:
-        await pool.close()
+    for response, judged in zip(responses, judgements, strict=True):
+        detail = f" ({judged.detail})" if judged.detail else ""
+        yield f"  {response!r}: {judged.verdict.name.lower()}, reward {judged.reward:g}{detail}"
 
 
 def _gpu_bytes() -> int:

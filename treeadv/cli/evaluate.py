@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from treeadv.checks import check_answers, check_prompts
+    from treeadv.checks import check_answers, check_prompts, verifiers
     from treeadv.data.model_folder import resolve
     from treeadv.evaluation.folder import EvalFolder
     from treeadv.evaluation.sets import independent, read_sets
@@ -55,7 +55,8 @@ def evaluate(args: argparse.Namespace) -> int:
     sets = read_sets(args.data, config.task, args.limit, args.subset)
     problems = [p for s in sets for p in s.problems]
     check_prompts(problems, config)
-    check_answers(problems, config)
+    with verifiers(config) as judge:
+        check_answers(problems, config, judge)
     model = resolve(config.model.path, config.model.cache)
     settings = settings_of(config, model, sets, args.samples)
     digest = blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()

@@ -17,6 +17,7 @@ from treeadv.errors import BadInput
 if TYPE_CHECKING:
     from treeadv.config import Config
     from treeadv.data.problems import Problem
+    from treeadv.rewards.sandbox.pool import Judge
 
 HELD_OUT = 0.1  # share of the problems that is held out, up to `MOST_HELD_OUT` problems
 MOST_HELD_OUT = 200
@@ -117,24 +118,27 @@ def _recipe(args: argparse.Namespace, config: Config, problems: Sequence[Problem
 
 def _verifier(problems: Sequence[Problem], config: Config) -> tuple[str, str]:
     """Return a verifier for the gold answers, and the reason for the choice."""
+    from treeadv.rewards.sandbox.pool import judging
+
     sample = problems[:: max(1, len(problems) // SAMPLE)]
     if all(re.fullmatch(r"[A-J]", p.answer) for p in sample):
         return "choice", "all gold answers are letters"
-    if not _unmet("literal", sample, config):
-        return "literal", "all gold answers are numbers; math would verify a copied calculation too"
-    unmet = _unmet("math", sample, config)
+    with judging(1, config.reward.timeout, config.reward.memory_mb) as judge:
+        if not _unmet("literal", sample, judge):
+            return "literal", "all gold answers are numbers; math would verify a copied calculation too"
+        unmet = _unmet("math", sample, judge)
     if unmet > MOST_UNMET * len(sample):
         return "exact", f"math cannot verify {unmet} of {len(sample)} gold answers"
     return "math", f"verifies {len(sample) - unmet} of {len(sample)} gold answers that were tried"
 
 
-def _unmet(verifier: str, sample: Sequence[Problem], config: Config) -> int:
+def _unmet(verifier: str, sample: Sequence[Problem], judge: Judge) -> int:
     """Return the number of gold answers that a verifier does not verify."""
     from treeadv.rewards.golds import Gold, check_golds
 
     golds = [Gold(place=p.id, text=p.answer, verifier=verifier, meta="") for p in sample]
     try:
-        found = check_golds(golds, 1, config.reward.timeout, config.reward.memory_mb)
+        found = check_golds(golds, judge)
     except BadInput:  # it verifies none of them
         return len(sample)
     return found.count if found else 0

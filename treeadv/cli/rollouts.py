@@ -79,14 +79,15 @@ def configure(args: argparse.Namespace) -> Config:
 
 def _inputs(args: argparse.Namespace) -> tuple[Config, Path, list[Problem]]:
     """Return the configuration, the model folder and the problems."""
-    from treeadv.checks import check_answers, check_prompts
+    from treeadv.checks import check_answers, check_prompts, verifiers
     from treeadv.data.model_folder import resolve
     from treeadv.data.tasks import file_problems
 
     config = configure(args)
     problems = file_problems(args.data, config.task)[: args.limit]
     check_prompts(problems, config)
-    check_answers(problems, config)
+    with verifiers(config) as judge:
+        check_answers(problems, config, judge)
     return config, resolve(config.model.path, config.model.cache), problems
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from treeadv.data.problems import Problem
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
+from treeadv.jsonl import JsonObject
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of
 from treeadv.seeds import generator
 from treeadv.task_config import REASONING_GYM, Family, SourceConfig
@@ -46,7 +47,7 @@ class Families:
         """Return the first `count` draws."""
         return [self[draw] for draw in range(count)]
 
-    def _problem(self, family: Family, entry: Any, draw: int) -> Problem:
+    def _problem(self, family: Family, entry: JsonObject, draw: int) -> Problem:
         if entry["answer"] is None and self._verifier.needs_gold:
             raise BadInput(
                 f"task.families: {family.name} has no gold answer, only a scorer; set task.verifier={REASONING_GYM}"

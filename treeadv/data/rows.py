@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def content_hash(source: str) -> str:
         raise BadInput(f"{source}: cannot be read ({e.strerror})") from e
 
 
-def _reader(source: str) -> Any:
+def _reader(source: str) -> Callable[[Path], Iterator[tuple[int, str, object]]]:
     check_local(source, "task.source")
     path = Path(source)
     suffix = path.suffix.lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from treeadv.forest import UNJUDGED
 from treeadv.jsonl import JsonObject, check_file, read_jsonl
 from treeadv.rewards.golds import gold_text
 from treeadv.rewards.judgement import Answer, Judgement
-from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.sandbox.pool import judging
 from treeadv.rewards.verifiers.registry import find_verifier, meta_of, verifier_of
 
 _MEMORY_MB = 1024
@@ -63,7 +62,8 @@ def grade_file(
         check_marks([(place, row.get("answer")) for place, row in columns])
     answers = [_answer(row, verifier, normaliser, place) for place, row in columns]
     began = time.monotonic()
-    judgements = asyncio.run(_grade(answers, workers, timeout))
+    with judging(workers, timeout, _MEMORY_MB) as judge:
+        judgements = [j for i in range(0, len(answers), _BATCH) for j in judge(answers[i : i + _BATCH])]
     seconds = time.monotonic() - began
     if out is not None:
         _write(out, [r for _, r in records], judgements)
@@ -106,14 +106,6 @@ def _answer(record: JsonObject, configured: str, normaliser: str, place: str) ->
     else:
         gold = gold_text(normalised(record["answer"], normaliser, place), place)
     return Answer(response=response, gold=gold, verifier=verifier.name, meta=meta_of(verifier, record, place))
-
-
-async def _grade(answers: list[Answer], workers: int, timeout: float) -> list[Judgement]:
-    pool = VerifierPool(workers, timeout, _MEMORY_MB)
-    try:
-        return [j for i in range(0, len(answers), _BATCH) for j in await pool.grade(answers[i : i + _BATCH])]
-    finally:
-        await pool.close()
 
 
 def _write(out: Path, records: list[JsonObject], judgements: list[Judgement]) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -23,6 +23,9 @@ from treeadv.section import Positive, PositiveFloat, Section, Share
 from treeadv.seeds import derive
 from treeadv.task_config import TablesConfig
 from treeadv.visible import visible_logger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END, PAD = "$", "_"
 VOCABULARY = (END, PAD, *CHARACTERS)
@@ -103,7 +106,7 @@ def pretrain(
     vocabulary: int,
     batch: Callable[[], tuple[Digits, Digits]],
     progress: Callable[[int, float], None],
-) -> Any:
+) -> PreTrainedModel:
     """Return a Llama, pretrained on the (tokens, targets) of `batch`. Token 0 ends a text; token 1 is padding."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, get_cosine_schedule_with_warmup
@@ -133,7 +136,7 @@ def pretrain(
     return model.eval()
 
 
-def character_tokenizer(vocabulary: Sequence[str]) -> Any:
+def character_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token for each character. The first two entries are `END` and `PAD`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 
 from treeadv.errors import BadInput, short
 from treeadv.forest import Verdict
-from treeadv.rewards.judgement import Answer, Judgement
-from treeadv.rewards.sandbox.pool import VerifierPool
+from treeadv.rewards.judgement import Answer
+from treeadv.rewards.sandbox.pool import Judge
 from treeadv.rewards.verifiers.registry import find_verifier, is_built_in
 
 EXAMPLES = 3  # examples in a message about gold answers that no response can match
@@ -72,7 +71,7 @@ def gold_text(value: object, place: str) -> str:
     return text
 
 
-def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: int) -> Unmet | None:
+def check_golds(golds: Sequence[Gold], judge: Judge) -> Unmet | None:
     """Grade each gold answer against itself. Return the answers that are not verified; None if all are verified.
 
     A user's verifier is called once for each name. Raises `BadInput` if a verifier cannot be used or fails.
@@ -86,7 +85,7 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
         elif gold.verifier not in called:
             called.add(gold.verifier)
             asked.append((gold, Answer(response=gold.text, gold=gold.text, verifier=gold.verifier, meta=gold.meta)))
-    judgements = judge_all([answer for _, answer in asked], workers, timeout, memory_mb)
+    judgements = judge([answer for _, answer in asked])
     unmet = []
     for (gold, _), j in zip(asked, judgements, strict=True):
         users = gold.verifier in called or not is_built_in(gold.verifier)
@@ -97,19 +96,6 @@ def check_golds(golds: Sequence[Gold], workers: int, timeout: float, memory_mb: 
     if unmet and len(unmet) == len(asked):
         raise BadInput(f"verifier {golds[0].verifier!r} verifies none of the {len(unmet)} gold answers: {unmet[0]}")
     return Unmet(count=len(unmet), total=len(asked), examples=tuple(unmet[:EXAMPLES])) if unmet else None
-
-
-def judge_all(answers: list[Answer], workers: int, timeout: float, memory_mb: int) -> list[Judgement]:
-    """Return the judgement of each answer, by a pool of verifier processes that ends with this call."""
-
-    async def judge() -> list[Judgement]:
-        pool = VerifierPool(workers, timeout, memory_mb)
-        try:
-            return await pool.grade(answers)
-        finally:
-            await pool.close()
-
-    return asyncio.run(judge())
 
 
 def _written(value: str | int | float, key: str, place: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from treeadv.errors import BadInput
 from treeadv.extensions import load_extension
-from treeadv.section import Positive, Section, Share
+from treeadv.section import Positive, Section, Share, faults
 from treeadv.seeds import uniform
 
 
@@ -137,5 +137,4 @@ def build_rule(name: str, options: Mapping[str, object]) -> ForkRule:
         return found(**options)
     except ValidationError as e:
         known = ", ".join(found.model_fields) or "none"
-        faults = "; ".join(f"{'.'.join(map(str, err['loc']))}: {err['msg']}" for err in e.errors())
-        raise BadInput(f"sampling.rule_options of rule {name}: {faults} (options: {known})") from e
+        raise BadInput(f"sampling.rule_options of rule {name}: {faults(e)} (options: {known})") from e

@@ -96,7 +96,7 @@ def claim_cells(o: ComparisonResult) -> list[str]:
     ]  # fmt: skip
 
 
-def how(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
+def explanation(study: Study, cells: dict[tuple[str, int], Result]) -> list[str]:
     """Return the sentences that explain the tables."""
     budget = f"{study.budget.steps} steps" if study.budget.steps else f"{study.budget.tokens} generated tokens"
     at, a, dev = common_tokens(list(cells.values())), study.analysis, study.development
@@ -133,7 +133,7 @@ def _markdown(
     parts += [
         "## Claims",
         _md(CLAIM_HEADS, [claim_cells(o) for o in outcomes]),
-        "\n".join(f"- {s}" for s in how(study, cells)),
+        "\n".join(f"- {s}" for s in explanation(study, cells)),
     ]
     if missing := gaps(cells):
         parts += ["## Cells without a result", "\n".join(f"- {line}" for line in missing)]
@@ -158,7 +158,7 @@ def _page(
     _fill(table(main, CLAIM_HEADS, numeric=(7, 8, 9)), [claim_cells(o) for o in outcomes])
     add(main, "h2", "Rows")
     _fill(table(main, ROW_HEADS, numeric=range(2, len(ROW_HEADS))), [row_cells(study, r) for r in rows])
-    for line in how(study, cells):
+    for line in explanation(study, cells):
         add(main, "p", line, class_="soft")
     add(main, "h2", "Curves")
     for key, unit in CURVES:

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from treeadv import config as configuration
-from treeadv.config import Config, parse_yaml
+from treeadv.config import Config, read_mapping
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import Warmup
-from treeadv.section import Positive, Section
+from treeadv.section import Positive, Section, faults
 
 Changes = JsonObject  # maps dotted keys of the configuration to values
 Metric = Literal[
@@ -145,16 +144,9 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         raise BadInput(f"{path}: no such study (studies: docs/results/*.yaml)")
     try:
-        tree = parse_yaml(path.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(tree, dict):
-        raise BadInput(f"{path}: a study is a mapping, found {type(tree).__name__}")
-    try:
-        study = Study.model_validate(tree)
+        study = Study.model_validate(read_mapping(path, "a study is a mapping"))
     except ValidationError as e:
-        faults = "; ".join(f"{'.'.join(map(str, x['loc']))}: {x['msg']}".removeprefix(": ") for x in e.errors())
-        raise BadInput(f"{path}: {faults}") from e
+        raise BadInput(f"{path}: {faults(e)}") from e
     for cell in study.cells:
         cell_config(study, cell, path.parent, Path("model"), 1)
     return study

@@ -41,22 +41,22 @@ def write_bundle(
         (target / DATA).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise BadInput(f"--bundle {target}: cannot be made ({e.strerror}); choose another folder") from e
-    parts = _Parts(target)
+    scripts = _Scripts(target)
     for n, row in enumerate(rows):
         if row["readable"] and not row["facts"]["fault"]:
-            row["file"] = parts.add(row["key"], _forest(catalogue, row["key"]))
+            row["file"] = scripts.add(row["key"], _forest(catalogue, row["key"]))
         if shown:
             shown(n + 1, len(rows))
     written = sum("file" in row for row in rows)
     run = {**about, "state": "bundle", "was": about["state"], "rows": len(rows), "read": written, "readable": written}
-    parts.close()
-    parts.write("run", [_call("", {"run": run, "rows": rows, "prompts": prompts})])
+    scripts.close()
+    scripts.write("run", [_call("", {"run": run, "rows": rows, "prompts": prompts})])
     page = bundled_page(f"{about['name']} · treeadv")
     replace_file(target / "index.html", page)
-    return written, parts.size + len(page.encode())
+    return written, scripts.size + len(page.encode())
 
 
-class _Parts:
+class _Scripts:
     """The scripts with the forests of a bundle. A script has several forests if they are small."""
 
     def __init__(self, target: Path) -> None:

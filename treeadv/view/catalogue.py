@@ -163,12 +163,12 @@ class Catalogue:
         keys, found, at = self.keys(), [], after
         needle = text.casefold()
         while at < len(keys) and (time.monotonic() < until or at == after):
-            if any(needle in text_part for text_part in self._parts(keys[at])):
+            if any(needle in shown for shown in self._texts_of(keys[at])):
                 found.append(keys[at])
             at += 1
         return {"found": found, "next": at if at < len(keys) else None, "of": len(keys)}
 
-    def _parts(self, key: str) -> Iterator[str]:
+    def _texts_of(self, key: str) -> Iterator[str]:
         """Yield the case-folded texts of prompt and leaves."""
         with self._lock:
             whole = self._texts.get(key)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import safetensors.torch
 import torch
@@ -28,6 +28,9 @@ from treeadv.disk import replacing
 from treeadv.engines.base import Weights
 from treeadv.engines.fleet.member import Loaded, Refused
 from treeadv.engines.sglang.client import Client
+
+if TYPE_CHECKING:
+    from treeadv.engines.sglang.process_group import UpdateGroup
 
 FLUSH_TRIES = 50  # tries, 0.1 s apart; a server flushes only while no request runs
 
@@ -195,7 +198,7 @@ class Broadcast:
 
         `address` is the address of this machine for the server. `timeout` bounds every collective, in seconds."""
         self._world, self._device, self._address, self._timeout = ranks + 1, device, address, timeout
-        self._group: Any = None
+        self._group: UpdateGroup | None = None
 
     async def push(self, client: Client, version: int, tensors: dict[str, torch.Tensor]) -> None:
         # This import is here because some builds lack torch.distributed, and only this transport needs it.

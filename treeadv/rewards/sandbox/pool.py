@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from treeadv.errors import BadInput
 from treeadv.forest import Verdict
@@ -17,7 +19,7 @@ from treeadv.rewards.judgement import MAX_DETAIL, Answer, Grade, Judgement, Task
 from treeadv.rewards.sandbox.process import LostUnderItem, WorkerLost, WorkerProcess
 from treeadv.rewards.verifiers.registry import screen
 
-__all__ = ["Answer", "Judgement", "PoolBroken", "VerifierPool"]
+__all__ = ["Answer", "Judge", "Judgement", "PoolBroken", "VerifierPool", "judging"]
 
 STORM = 8  # the pool gives up after this many processes in a row that failed to start or died without an item
 BACKOFF = 0.05  # seconds before the second replacement in a row; each further pause doubles up to MAX_BACKOFF
@@ -46,6 +48,20 @@ class _Item:
 def _immediate(grade: Grade) -> Judgement:
     """Return the judgement of an answer that `screen` decided."""
     return Judgement(verdict=grade.verdict, reward=grade.reward, seconds=0.0, detail=grade.detail, parts=grade.parts)
+
+
+Judge: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
+
+
+@contextmanager
+def judging(workers: int, timeout: float, memory_mb: int) -> Iterator[Judge]:
+    """Yield a function that judges answers, for a caller without an event loop. All its calls share one pool."""
+    pool = VerifierPool(workers, timeout, memory_mb)
+    with asyncio.Runner() as runner:
+        try:
+            yield lambda answers: runner.run(pool.grade(answers))
+        finally:
+            runner.run(pool.close())
 
 
 class VerifierPool:

@@ -8,7 +8,6 @@ import inspect
 import json
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from treeadv.jsonl import JsonMapping
 from treeadv.rewards.judgement import Answer, Grade, Task, grade_of
@@ -62,7 +61,7 @@ class UserDefined(Verifier):
         return judge
 
 
-def _call(function: Callable[..., Any]) -> Callable[[Task], Grade]:
+def _call(function: Callable[..., object]) -> Callable[[Task], Grade]:
     """Return a judge that calls a user's function. Raises `TypeError` if the function has positional-only arguments."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.POSITIONAL_ONLY for p in parameters):

@@ -10,8 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
-from http.client import HTTPException
-from typing import Any, NoReturn
+from http.client import HTTPException, HTTPMessage
+from typing import IO, NoReturn
 from urllib.parse import urlsplit
 
 from treeadv.errors import BadInput
@@ -104,7 +104,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A handler that refuses every redirect. A redirect turns a POST into a GET and may send the secret header to
     another host."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> NoReturn:
         where = urlsplit(newurl)
         raise urllib.error.HTTPError(
             req.full_url,
