@@ -62,7 +62,7 @@ def grow_by_search(world: World, s: SamplingConfig, rng: np.random.Generator) ->
     assert isinstance(rule, SearchRule)
     request = GrowRequest(forest_id="f", problem=PROBLEM, prompt=PROMPT, seed=int(rng.integers(2**31)))
     engine = TabularEngine(world, rng)
-    search = SearchGrowth(engine, request, sampling=s, rule=rule, stop=frozenset(), retries=0, judge=judge)  # type: ignore[arg-type]
+    search = SearchGrowth(engine, request, sampling=s, rule=rule, stop=frozenset(), retries=0, judge=judge)
     forest = asyncio.run(search.run())
     states = states_of(forest)
     end = forest.start[forest.leaf_segment + 1] - 1
