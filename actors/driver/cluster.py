@@ -7,6 +7,7 @@ from its journal. If a learner dies, the run resumes from its last checkpoint (`
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import ray
 from ray.actor import ActorProxy
@@ -157,7 +158,7 @@ class Cluster:
     def _create_queue(self) -> ActorProxy[ReplayQueue]:
         # Ray repeats the pending calls on a restarted queue, so the methods are idempotent. With an object store a dead
         # queue loses the records that it has not written. The run then resumes from its last checkpoint.
-        options: dict[str, object] = {}
+        options: dict[str, Any] = {}
         if self.folder.store.keeps_unflushed:
             options |= {"max_restarts": RESTARTS, "max_task_retries": -1}
         # The queue runs on the node of the driver: neither works without the other, and other nodes may be removed.
