@@ -22,6 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell pytest-xdist which tests stay in one process: the tests of a file, all tests that start Ray, all that start
     SGLang, and all of tests/deploy, which share rendered charts. The tests with Ray are long, so they come first."""
