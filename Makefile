@@ -8,7 +8,7 @@ train: .venv/installed
 	.venv/bin/treeadv train --config $(RECIPE) $(ARGS)
 
 test: .venv/installed-dev
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -m "not slow" -p tests.scheduling -n 2 --no-loadscope-reorder $(ARGS)
 
 test-slow: .venv/installed-dev
 	$(PY) -m pytest -m slow -o timeout=1800 $(ARGS)

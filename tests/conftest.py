@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import settings
 
-from tests import injection, running
+from tests import running
 
 settings.register_profile("treeadv", deadline=None)  # other load of the machine can make an example slow
 settings.load_profile("treeadv")
@@ -20,24 +20,6 @@ _names = (f"bucket-{n}" for n in itertools.count())
 # A shell ignores SIGINT in its background jobs. The runs that tests interrupt would inherit this setting
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell pytest-xdist which tests stay in one process: the tests of a file, all tests that start Ray, all that start
-    SGLang, and all of tests/deploy, which share rendered charts. The tests with Ray are long, so they come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _group(item) != "ray")
-
-
-def _group(item: pytest.Item) -> str:
-    names = vars(item.getparent(pytest.Module).obj)
-    if "ray" in names or any(value in (running.start, injection.Run) for value in names.values() if callable(value)):
-        return "ray"
-    if item.get_closest_marker("sglang"):
-        return "sglang"
-    return "deploy" if item.path.parent.name == "deploy" else str(item.path)
 
 
 @pytest.fixture(scope="session")
