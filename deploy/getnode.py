@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from treeadv.command_line import run_command, tool_parser
 
 SOURCE = Path(__file__).resolve().parent / "checks"
@@ -20,17 +22,18 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "checks"
 
 def prepare(folder: Path = FOLDER) -> Path:
     """Install the packages of the lock file into `folder` and return the folder. npm verifies the hash of each
-    package."""
+    package. Other processes that call this at the same time wait."""
     lock = (SOURCE / "package-lock.json").read_bytes()
     done = folder / ".installed"
     folder.mkdir(parents=True, exist_ok=True)
-    for file in SOURCE.iterdir():
-        shutil.copy(file, folder)
-    if not done.exists() or done.read_bytes() != lock:
-        # The KEDA models declare node 22 but work with node 20; --force skips npm's check of the version.
-        npm = ["npm", "ci", "--force", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(npm, cwd=folder, check=True)
-        done.write_bytes(lock)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        for file in SOURCE.iterdir():
+            shutil.copy(file, folder)
+        if not done.exists() or done.read_bytes() != lock:
+            # The KEDA models declare node 22 but work with node 20; --force skips npm's check of the version.
+            npm = ["npm", "ci", "--force", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            subprocess.run(npm, cwd=folder, check=True)
+            done.write_bytes(lock)
     return folder
 
 

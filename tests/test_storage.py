@@ -173,7 +173,7 @@ model, out, rank, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.ar
 dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
 place = out / f"disk-{rank}"
 disk = RunFolder(place, ObjectRunStore(uri, place))
-t = Trainer(tiny.config(), model, rank, 2)
+t = Trainer(tiny.config(), model, rank=rank, world=2)
 t.step(FORESTS, 0)
 session = "000001-test"
 disk.store.write_checkpoint(1, session, t.write_files)
@@ -183,7 +183,7 @@ if rank == 0:
     disk.store.seal(1, session, keep=1)
 dist.barrier()
 left = [p.name for p in place.iterdir()]
-again = Trainer(tiny.config(), model, rank, 2)
+again = Trainer(tiny.config(), model, rank=rank, world=2)
 with disk.open_checkpoint(1) as folder:
     again.restore(folder)
 a, b = t.step(FORESTS, 1), again.step(FORESTS, 1)

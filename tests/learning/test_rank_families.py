@@ -31,7 +31,7 @@ CASES = [
 
 def step(rank: int, world: int, folder: str, out: Path, learner: Learner) -> Arrays:
     """Take a step and save a checkpoint. Return the weights that the rank publishes."""
-    trainer = Trainer(tiny.config(**learner), folder, rank, world)
+    trainer = Trainer(tiny.config(**learner), folder, rank=rank, world=world)
     trainer.step(FORESTS, 0)
     trainer.save(out)
     return weights_of(trainer)
@@ -39,7 +39,7 @@ def step(rank: int, world: int, folder: str, out: Path, learner: Learner) -> Arr
 
 def resumed_loss(rank: int, world: int, folder: str, checkpoint: Path, learner: Learner) -> Any:
     """Return the loss of the step after the checkpoint."""
-    trainer = Trainer(tiny.config(**learner), str(checkpoint), rank, world, base_dir=folder)
+    trainer = Trainer(tiny.config(**learner), str(checkpoint), rank=rank, world=world, base_dir=folder)
     trainer.restore(checkpoint)
     return trainer.step(FORESTS, 1).loss
 

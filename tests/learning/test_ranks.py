@@ -73,7 +73,7 @@ def resume(rank: int, world: int, folder: str, out: Path, learner: Learner, batc
     trainer = Trainer(config, folder, rank=rank, world=world)
     losses = [trainer.step(FORESTS, trainer.version).loss for _ in range(batches)]
     trainer.save(out)
-    resumed = Trainer(config, str(out), rank, world, base_dir=folder)
+    resumed = Trainer(config, str(out), rank=rank, world=world, base_dir=folder)
     resumed.restore(out)
     losses += [t.step(FORESTS, t.version).loss for t in (trainer, resumed)]
     return losses, (weights_of(trainer), weights_of(resumed))
@@ -90,7 +90,7 @@ def break_off(rank: int, world: int, folder: str, out: Path, learner: Learner) -
     reports = [trainer.step(FORESTS, 0), trainer.step([bad, *FORESTS[1:]], 6)]
     middle = weights_of(trainer)
     trainer.save(out / "step-2")
-    broken = Trainer(config, str(out / "step-2"), rank, world, base_dir=folder)
+    broken = Trainer(config, str(out / "step-2"), rank=rank, world=world, base_dir=folder)
     broken.restore(out / "step-2")
     take, taken = broken.optimizer.step, []
 
@@ -102,7 +102,7 @@ def break_off(rank: int, world: int, folder: str, out: Path, learner: Learner) -
     broken.optimizer.step = dies_at_third  # type: ignore[method-assign]
     with pytest.raises(KeyError):
         broken.step(FORESTS, 10)
-    resumed = Trainer(config, str(out / "step-2"), rank, world, base_dir=folder)
+    resumed = Trainer(config, str(out / "step-2"), rank=rank, world=world, base_dir=folder)
     resumed.restore(out / "step-2")
     reports += [t.step(FORESTS, 10) for t in (trainer, resumed)]
     told = [(r.version, r.updates, r.nonfinite_forests, r.loss, r.grad_norm, r.clip_ratio, r.ess) for r in reports]

@@ -121,7 +121,7 @@ def _traffic(model: str, out: Path, rank: int, world: int, options: dict[str, An
     """Return the bytes of weights and the bytes of gradients that a rank receives in one step on flat forests of 2 x 8
     tokens."""
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
-    trainer = Trainer(tiny.config(**options["learner"]), model, rank, world)
+    trainer = Trainer(tiny.config(**options["learner"]), model, rank=rank, world=world)
     forests = [build([-1, -1], [8, 8], rewards=[0, 1], seed=n, forest_id=f"f{n}") for n in range(options["forests"])]
     received = {"weights": 0, "gradients": 0}
     gather, reduce = dist.all_gather_single, dist.reduce_scatter_single
