@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -128,3 +128,24 @@ def test_bad_input_of_a_tool_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
     assert run_command(fails) == 2
     assert capsys.readouterr().err == "treeadv: error: x: is bad\n"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+@pytest.mark.parametrize(
+    ("tool", "options"),
+    [
+        ("plan", ("--gpu-gb", "--host-gb")),
+        ("bench ragged", ("--mean", "--rows", "--answers")),
+        ("bench queue", ("--forests", "--leaves", "--tokens", "--per-step", "--window")),
+        ("bench learner", ("--leaves", "--step", "--length", "--rounds")),
+        ("bench rollout", ("--forests", "--leaves", "--trees", "--max-tokens")),
+    ],
+)
+def test_number_that_must_be_above_zero_is_refused(
+    tool: str, options: Sequence[str], value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = WORDS[tool] if tool == "plan" else parser_of(tool, monkeypatch)
+    for option in options:
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([*["r.yaml"] * (tool == "plan"), f"{option}={value}"])
+        assert f"argument {option}: '{value}' is not a " in capsys.readouterr().err

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import math
 import os
 import re
 import sys
@@ -157,3 +158,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Parse an argument that must be a finite number > 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number

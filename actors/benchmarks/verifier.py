@@ -20,7 +20,7 @@ import math_verify
 import numpy as np
 import reasoning_gym
 
-from treeadv.command_line import local, positive, tool_parser
+from treeadv.command_line import above_zero, local, positive, tool_parser
 from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--data", type=local, help="JSONL with the field answer; by default answers are generated")
     p.add_argument("--answers", type=positive, default=1000, help="responses for each mix")
     p.add_argument("--workers", type=positive, default=1)
-    p.add_argument("--timeout", type=float, default=5.0, help="seconds an answer may take")
+    p.add_argument("--timeout", type=above_zero, default=5.0, help="seconds an answer may take")
     p.add_argument("--hostile", type=float, default=0.01, help="share of hostile answers in the tail measurement")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import FIELD, local
+from treeadv.command_line import FIELD, above_zero, local
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -15,8 +15,10 @@ def add(commands: Commands) -> None:
     p.add_argument("recipe", type=local, metavar="RECIPE.yaml")
     p.add_argument("overrides", nargs="*", metavar=FIELD, help="changes of the recipe")
     p.add_argument("--model-config", type=local, metavar="FILE", help="config.json of a model (default: model.path's)")
-    p.add_argument("--gpu-gb", type=float, default=80.0, metavar="GB", help="memory of a GPU, 10^9 bytes (default 80)")
-    p.add_argument("--host-gb", type=float, default=1000.0, metavar="GB", help="memory of a host (default 1000)")
+    p.add_argument(
+        "--gpu-gb", type=above_zero, default=80.0, metavar="GB", help="memory of a GPU, 10^9 bytes (default 80)"
+    )
+    p.add_argument("--host-gb", type=above_zero, default=1000.0, metavar="GB", help="memory of a host (default 1000)")
 
 
 def plan(args: argparse.Namespace) -> int:
