@@ -123,6 +123,7 @@ def _samples(text: str):
             yield name, float(number)
 
 
+@pytest.mark.slow  # two runs with Ray; tests/local and tests/test_storage.py resume runs in less time
 def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
     process = start("--config", recipe(tmp_path, tiny_model, run__checkpoint_every=100, run__steps=30))
     run = tmp_path / "run"
@@ -140,7 +141,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("model.path=nowhere", "nowhere: no config.json there"),
+        ("model.path=nowhere", "nowhere: the folder has no config.json"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
         ("learner.correction=icepopp", "learner.correction=icepopp is unknown, did you mean icepop?"),

@@ -106,7 +106,7 @@ def test_lost_branch_of_a_search_goes_on_or_is_aborted() -> None:
 
 
 def test_ucb_without_rewards_is_refused_before_the_run(tiny_model: Path) -> None:
-    with pytest.raises(BadInput, match="search needs rewards"):
+    with pytest.raises(BadInput, match="search reads rewards"):
         searched(Scripted(), None, rule_options={"by": "ucb"})
     tree = {
         "task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]}, "model": {"path": str(tiny_model)},
@@ -160,7 +160,7 @@ def test_search_rule_from_outside_gets_rewards() -> None:
     low = {"low_first": True, "width": 1}
     forest = searched(Scripted(), first_tree_is_low, rule_options=low, **options)
     assert forest.arity[forest.parent < 0].tolist() == [2, 0]
-    with pytest.raises(BadInput, match="Earliest needs rewards"):
+    with pytest.raises(BadInput, match="Earliest reads rewards"):
         searched(Scripted(), None, rule_options=low, **options)
     assert searched(Scripted(), None, **options).leaves == 3, "without the option it needs no rewards"
 

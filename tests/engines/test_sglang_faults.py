@@ -209,7 +209,7 @@ def test_server_with_another_tokenizer_is_refused_at_the_start(
 
 def test_server_with_a_smaller_vocabulary_is_refused(run: Run, server: str, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", vocab_extra=10)
-    with pytest.raises(BadInput, match=r"tokenizer|another model"):
+    with pytest.raises(BadInput, match=r"tokenizer|learner's model"):
         run(SGLangEngine.create(configure(server, root=tmp_path), other, 0))
 
 

@@ -46,6 +46,7 @@ def test_gpu_script_checks_times_and_learns_on_cpu(capsys):
     assert learning["last"] > 0.6 > learning["first"]
 
 
+@pytest.mark.slow  # takes half a minute
 def test_gpu_script_fails_when_gradients_differ(capsys, monkeypatch):
     expanded = gpu._expanded
     monkeypatch.setattr(

@@ -92,5 +92,5 @@ def test_named_parts_of_a_reward_become_metrics(loop, model_dir):
 
 
 def test_model_without_a_tokenizer_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match=r"no config.json there"):
+    with pytest.raises(BadInput, match=r"the folder has no config.json"):
         RewardActor(config(str(tmp_path)), 0)
