@@ -232,7 +232,10 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ([*GENERATE, "sampling.trees=9"], "sampling.trees=9 is more than sampling.leaves"),
     ([*GENERATE, "sampling.taus=1"], "did you mean sampling.tau?"),
     ([*GENERATE, "tau"], "override 'tau': write section.key=value"),
-    ([*GENERATE, "--config", "no.yaml"], "no.yaml: no such configuration file"),
+    ([*GENERATE, "--config", "no.yaml"], "no.yaml: no such configuration file; recipes of the package"),
+    ([*GENERATE, "--config", "latop"], "latop: no such configuration file, did you mean laptop?"),
+    ([*GENERATE, "--config", "recipes/laptop.yml"], "no such configuration file, did you mean laptop?"),
+    (["runs", "problems.jsonl"], "problems.jsonl is a file; give the folder run.root of the runs"),
     ([*GENERATE, "task.verifier=maths"], "verifier 'maths' is unknown"),
     (
         ["eval", "--model", "M", "--data", "problems.jsonl", "--samples", "0"],

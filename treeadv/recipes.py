@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from treeadv.errors import BadInput
@@ -19,4 +20,6 @@ def find_recipe(path: Path) -> Path:
     recipes = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
     if str(path) in recipes:
         return recipes[str(path)]
-    raise BadInput(f"{path}: no such configuration file; recipes of the package: {', '.join(recipes)}")
+    close = difflib.get_close_matches(path.stem, recipes, n=1)
+    hint = f", did you mean {close[0]}?" if close else ""
+    raise BadInput(f"{path}: no such configuration file{hint}; recipes of the package: {', '.join(recipes)}")

@@ -72,7 +72,7 @@ def test_names_in_a_run_control_no_terminal(tmp_path: Path, command: str, capsys
 
 def test_folder_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.startswith(f"treeadv: error: {tmp_path / 'none'}: no such folder")
+    assert capsys.readouterr().err.startswith(f"treeadv: error: {tmp_path / 'none'} is no folder")
 
 
 def test_compare_lists_only_keys_that_differ(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def run_state(path: Path, config: Config, step: int) -> str:
 def runs_in(root: Path) -> list[Run]:
     """Return the runs of a folder, newest first. Raises `BadInput` if the folder does not exist."""
     if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; give the folder run.root of the runs (default runs)")
+        kind = "a file" if root.exists() else "no folder"
+        raise BadInput(f"{root} is {kind}; give the folder run.root of the runs (default runs)")
     found = (read_run(p.parent) for p in root.glob("*/config.yaml"))
     return sorted(found, key=lambda run: run.started, reverse=True)
 
