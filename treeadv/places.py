@@ -9,7 +9,7 @@ from pathlib import Path
 
 from treeadv.errors import BadInput, one_line, short
 
-# The begin of a URI of a store whose colon or slashes are mistyped: s3:/b/x, s3:b/x, s3//b/x.
+# The start of a URI of a store whose colon or slashes are mistyped: s3:/b/x, s3:b/x, s3//b/x.
 _MISTYPED = re.compile(r"(s3|gs|gcs|abfss?|hdfs|https?)(?::/?|//)(?=[^/:])", re.I)
 
 
@@ -19,13 +19,13 @@ def is_uri(text: str) -> bool:
 
 
 def meant_uri(text: str) -> str | None:
-    """Return the URI that a text with a mistyped begin means, such as s3://b/x for s3:/b/x; None for any other text."""
+    """Return the URI that a text with a mistyped start means, such as s3://b/x for s3:/b/x; None for any other text."""
     found = _MISTYPED.match(text)
     return f"{found[1].lower()}://{text[found.end() :]}" if found and not os.path.lexists(text) else None
 
 
 def check_typed(text: str, key: str = "") -> None:
-    """Raise `BadInput` if `text` is a URI whose begin is mistyped. `key` names the option.
+    """Raise `BadInput` if `text` is a URI whose start is mistyped. `key` names the option.
 
     As a path, s3:/b/x would be a folder `s3:` on this machine."""
     if (uri := meant_uri(text)) is not None:
