@@ -257,7 +257,7 @@ class ReplayQueue(Heartbeat):
         run now."""
         self._check()
         await self._make_durable(at_once=True)
-        await asyncio.to_thread(self._store.check_owner)
+        await asyncio.to_thread(self._store.files.lock.check)
 
     # ---- calls of the driver -----------------------------------------------------------------------------------------
     @ray.method

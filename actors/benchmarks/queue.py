@@ -238,7 +238,7 @@ def recovery(records: int) -> dict[str, float | int]:
         config = QueueConfig(fsync="none", max_staleness=0)
         queue = ReplayStore(folder, config, forests_per_step=16, seed=0, session="bench", step=0)
         small, step = binary_forest(2, 4), 0
-        while queue.records < records:
+        while queue.files.records < records:
             for _ in range(16):
                 record = queue.reserve("w", "", str)
                 assert record is not None
@@ -250,7 +250,7 @@ def recovery(records: int) -> dict[str, float | int]:
             queue.commit(step)
         queue.close()
         again = ReplayStore(folder, config, forests_per_step=16, seed=0, session="again", step=step)
-        opening = again.opening
+        opening = again.files.opening
         again.close()
     speed = round(opening.records / opening.seconds)
     return {"records": opening.records, "seconds": round(opening.seconds, 4), "records_per_s": speed}

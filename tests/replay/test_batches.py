@@ -108,11 +108,11 @@ def test_forest_twice_in_a_list_is_stored_once(tmp_path: Path) -> None:
 def test_list_with_an_unknown_forest_changes_nothing(tmp_path: Path) -> None:
     store = open_batches(tmp_path)
     records = store.reserve_many("w", "", str, 2)
-    before = store.records
+    before = store.files.records
     rows = [forest_of(r, "good") for r in records]
     with pytest.raises(BadForest, match="never reserved"):
         store.admit_many([records[0].forest_id, "r1-000000-0"], wire.to_batch(rows))
-    assert store.records == before and store.disk_bytes() == store._journal.disk_bytes
+    assert store.files.records == before and store.files.disk_bytes() == store.files.journal.disk_bytes
     store.close()
 
 
@@ -188,7 +188,7 @@ def test_kill_inside_a_list_keeps_whole_forests(tmp_path_factory: Any, left: int
             done = True
         except Stopped:
             done = False
-    store._lock.release()
+    store.files.lock.release()
     store = open_batches(folder)
     kept = len(store.ledger.live) if what == "reserve" else store.ledger.totals["admitted", "forests"]
     assert kept == 4 if done else kept < 4

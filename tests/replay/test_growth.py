@@ -41,7 +41,7 @@ def test_start_reads_the_last_snapshot_alone(compacted: tuple) -> None:
     records = list(reader)
     assert len(records) == 1 and reader.parts[0].endswith(".snapshot.jsonl")
     store = open_store(folder, durable_step=STEPS)
-    assert store.opening.records == reader.seq and store.ledger.last_step == STEPS
+    assert store.files.opening.records == reader.seq and store.ledger.last_step == STEPS
     store.close()
 
 
@@ -59,6 +59,7 @@ def test_compacted_journal_keeps_steps_with_kept_payloads(compacted: tuple) -> N
 
 MILLION = """
 import resource, sys
+from dataclasses import replace
 from pathlib import Path
 from tests.replay.helpers import open_store, reserve, batch_for, train
 from treeadv import wire
@@ -73,7 +74,7 @@ store = open_store(folder, per_step=per_step, max_staleness=10**7, fsync="none")
 record = reserve(store)
 BATCH = batch_for(record)
 FOREST = wire.from_batch(BATCH)[0]
-replay.graded_forests = lambda fids, batch: [FOREST]  # every forest has the same payload, under the first id
+replay.graded_forests = lambda fids, batch: [replace(FOREST, forest_id=fid) for fid in fids]  # one payload for all
 store.admit(record.forest_id, BATCH)
 step, seen = 0, []
 for n in range(1, count):
@@ -90,7 +91,7 @@ store.commit(step)
 store.close()
 quarter = len(seen) // 4
 store = open_store(folder, per_step=per_step, durable_step=step, max_staleness=10**7)
-read = store.opening.seconds
+read = store.files.opening.seconds
 store.close()
 before = rss()
 RecordedSteps(folder, {1, step})

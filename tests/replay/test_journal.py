@@ -63,7 +63,7 @@ def test_store_continues_after_a_torn_record_and_reports_it(tmp_path: Path) -> N
         shutil.copytree(tmp_path / "replay", copy / "replay")
         (copy / "replay/journal" / file.name).write_bytes(data[:cut])
         store = open_store(copy, max_staleness=2)
-        torn = store.opening.torn
+        torn = store.files.opening.torn
         assert torn is not None and torn.offset == data.rindex(b"\n", 0, cut) + 1
         fill(store, 2)
         store.close()
@@ -76,7 +76,10 @@ def test_zeros_after_the_last_record_are_a_torn_record(tmp_path: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data + bytes(300))
     store = open_store(tmp_path)
-    assert store.opening.torn is not None and (store.opening.torn.offset, store.opening.torn.lost) == (len(data), 300)
+    assert store.files.opening.torn is not None and (
+        store.files.opening.torn.offset,
+        store.files.opening.torn.lost,
+    ) == (len(data), 300)
     store.close()
 
 
@@ -293,7 +296,7 @@ def test_audit_during_deletions_finds_no_fault(
     tmp_path: Path, snapshots: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path, retain="unacknowledged", max_staleness=3)
-    store._payloads._limit = 3000
+    store.files.payloads._limit = 3000
     store.journal_limit = 0 if snapshots else 1 << 20
     fill(store, 8)
     done = [0]
@@ -326,11 +329,11 @@ def test_audit_during_deletions_finds_no_fault(
 
 def test_journal_parts_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    store._journal._number = 9_999_999_998  # like the names of a release with six digits
+    store.files.journal._number = 9_999_999_998  # like the names of a release with six digits
     for _ in range(3):
         reserve(store)
         store.sync()
-        store._journal._open_part = None
+        store.files.journal._open_part = None
     store.close()
     names = sorted(p.name for p in (tmp_path / "replay/journal").iterdir())
     assert names == ["0000000001.jsonl", "10000000000.jsonl", "9999999999.jsonl"]

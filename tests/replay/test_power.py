@@ -94,7 +94,7 @@ def scenario(disk: Disk) -> None:
     and the third dies with unflushed records, of which the last is torn."""
     options: dict[str, Any] = {"max_staleness": 3, "retain": "unacknowledged"}
     store = open_store(disk.root, **options)
-    store._payloads._limit = 3000
+    store.files.payloads._limit = 3000
     for step in range(1, 6):
         fill(store, 2, step - 1)
         train(store, 2, step)
@@ -111,7 +111,7 @@ def scenario(disk: Disk) -> None:
         fill(store, 1, 5)
         reserve(store)
         # the process is killed, maybe during its last record. The kernel still has the unflushed data
-        store._lock.release()
+        store.files.lock.release()
         file = max((disk.root / "replay/journal").glob("*.jsonl"))
         os.truncate(file, file.stat().st_size - torn)
         store = open_store(disk.root, durable_step=durable_step, **options)
@@ -122,7 +122,7 @@ def scenario(disk: Disk) -> None:
 
 def promise(disk: Disk, store: Any, step: int) -> None:
     store.sync()
-    disk.promised = store.records, step
+    disk.promised = store.files.records, step
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +191,13 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
             synced[name] = size
 
     store = open_store(tmp_path, per_step=8)
-    store._payloads._limit = 3000
+    store.files.payloads._limit = 3000
     fill(store, 1)
     monkeypatch.setattr(treeadv.storage.local, "os", SlowDisk())
     flushing = threading.Thread(target=flush, args=(store.pending(),))
     flushing.start()
     assert started.wait(10)
-    while store._payloads._file is not None:  # until the file is sealed
+    while store.files.payloads._file is not None:  # until the file is sealed
         fill(store, 1)
     go_on.set()
     flushing.join(10)
@@ -226,7 +226,7 @@ def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(treeadv.storage.local, "os", Disk())
     monkeypatch.setattr(treeadv.disk, "os", Disk())
     store = open_store(tmp_path, per_step=1000)
-    store._payloads._limit = 4000
+    store.files.payloads._limit = 4000
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(lambda: None)
         for _ in range(400):

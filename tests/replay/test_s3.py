@@ -102,10 +102,10 @@ def test_pending_payload_is_readable_and_an_outage_is_no_damage(bucket) -> None:
     def gone(*_: object) -> None:
         raise OSError("Connection refused")
 
-    store._payloads._folder.read = gone
+    store.files.payloads._folder.read = gone
     with pytest.raises(BadInput, match=r"cannot be read \(Connection refused\); repair the access"):
         store.lease(2, 0)
-    del store._payloads._folder.read
+    del store.files.payloads._folder.read
     (key,) = [k for k in keys(client, name) if k.endswith(".arrow")]
     client.delete_object(Bucket=name, Key=key)
     assert store.lease(2, 0) is None and store.ledger.totals["damaged", "forests"] == 2
@@ -160,7 +160,7 @@ def test_last_opener_owns_the_run_and_the_earlier_one_stops(bucket) -> None:
 
 def late(store: ReplayStore, parts: list[Action]) -> None:
     """Return the writes of a writer that pauses after its last check of the lock."""
-    flush([p for p in parts if p != store._lock.check])
+    flush([p for p in parts if p != store.files.lock.check])
 
 
 def test_late_upload_of_a_superseded_writer_is_ignored(bucket, caplog) -> None:
@@ -269,12 +269,12 @@ def test_many_flushes_make_few_journal_objects(bucket, monkeypatch) -> None:
     store.sync()
     found = client.list_objects_v2(Bucket=name)["Contents"]
     parts = [o["Size"] for o in found if o["Key"].endswith(".jsonl")]
-    assert len(parts) == store._journal.size // 20_000 + 1 > 2
+    assert len(parts) == store.files.journal.size // 20_000 + 1 > 2
     assert figures(store)["disk_bytes"] == sum(o["Size"] for o in found if not o["Key"].endswith("lock"))
     ledger = store.ledger
     store.close()
     again = open_store(uri, durable_step=40, max_staleness=99)
-    assert again.ledger.totals == ledger.totals and len(again._journal._names) == len(parts) + 1
+    assert again.ledger.totals == ledger.totals and len(again.files.journal._names) == len(parts) + 1
     again.close()
 
 

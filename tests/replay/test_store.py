@@ -344,7 +344,7 @@ def test_lease_may_wait_for_a_forest_that_a_worker_grows(tmp_path: Path) -> None
 def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Leased, fault: str) -> None:
     store = open_store(tmp_path)
     fill(store, 1, version=2)
-    store._journal.append([record], 0.0)
+    store.files.journal.append([record], 0.0)
     store.close()
     (found,) = audit(str(tmp_path)).faults
     assert fault in found
@@ -353,9 +353,9 @@ def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Lease
 def test_audit_finds_versions_that_differ_from_the_payload(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     reserved = reserve(store)
-    place = store._payloads.append(batch_for(reserved, version=50))
+    place = store.files.payloads.append(batch_for(reserved, version=50))
     forest = forest_for(reserved, version=50)
-    store._write(Admitted(
+    store.files.write(Admitted(
         forest_id=reserved.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=0, newest_version=0,
         reward=0.5, mass=1.0, payload_file=place.file, offset=place.offset, length=place.length, payload_crc=place.crc,
     ))  # fmt: skip
@@ -594,7 +594,7 @@ def test_disk_use_is_bounded_without_retained_payloads(tmp_path: Path) -> None:
             train(store, 4, step)
             store.commit(step)
             store.compact()
-            sizes[name].append(store.disk_bytes())
+            sizes[name].append(store.files.disk_bytes())
     assert sizes["all"][-1] > 10 << 20
     assert max(sizes["few"]) < 4 << 20
     journals = [sum(f.stat().st_size for f in (tmp_path / n / "replay/journal").iterdir()) for n in ("all", "few")]

@@ -89,7 +89,7 @@ class StepForests:
 
         self._folder.store.push()
         self._folder.store.write_checkpoint(step, self._session, write_files)
-        self._store.check_owner()
+        self._store.files.lock.check()
         self._folder.store.seal(step, self._session, self._config.run.keep_checkpoints)
         self._store.commit(step, min(self._folder.checkpoints()))
         self._store.sync()

@@ -29,7 +29,7 @@ def figures(store: ReplayStore) -> JsonObject:
         "committed_step": ledger.committed,
         "capacity": store.capacity,
         "slots_free": store.free_slots,
-        "journal_records": store.records,
-        "disk_bytes": store.disk_bytes(),
-        "disk_free_bytes": store.free_bytes(),
+        "journal_records": store.files.records,
+        "disk_bytes": store.files.disk_bytes(),
+        "disk_free_bytes": store.files.folder.free_bytes(),
     }

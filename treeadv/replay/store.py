@@ -16,10 +16,9 @@ from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
 from treeadv.replay.admission import Admission, admission_of, admission_record, drop_message, graded_forests, rejection
-from treeadv.replay.journal import Journal, Reader
-from treeadv.replay.ledger import Ledger, Retry, State
+from treeadv.replay.ledger import Retry, State
 from treeadv.replay.open_files import OpenFiles
-from treeadv.replay.payloads import DamagedPayload, Payloads
+from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -32,10 +31,8 @@ from treeadv.replay.records import (
     Reserved,
     Resumed,
     Returned,
-    Snapshot,
     forest_id,
 )
-from treeadv.replay.recovery import Opening, recover
 from treeadv.replay.selection import Due, choose, selection_rule
 from treeadv.storage.folder import Action, flush, open_folder
 from treeadv.visible import visible_logger
@@ -46,7 +43,7 @@ _MAX_FAILED_DRAWS = 50  # draws in a row without a prompt
 log = visible_logger("treeadv.replay")
 
 
-class ReplayStore(OpenFiles):
+class ReplayStore:
     """The replay queue of one process, which owns the run's replay folder.
 
     The class is not thread-safe. Only the actions of `pending` and `compaction` may run in another thread.
@@ -72,49 +69,36 @@ class ReplayStore(OpenFiles):
         queue alone, and changes nothing. `versions_per_step` is the number of optimizer updates of a step.
 
         Raises `BadInput` for a folder in use, damage, another format, or a checkpoint that contradicts the journal."""
-        began = time.perf_counter()
         self._config, self._seed, self._clock = config, seed, clock
         self._select = selection_rule(config.selection)
-        self._folder = open_folder(run_dir).child("replay")
-        if config.fsync == "none" and not self._folder.keeps_unflushed:
+        folder = open_folder(run_dir).child("replay")
+        if config.fsync == "none" and not folder.keeps_unflushed:
             raise BadInput(f"queue.fsync=none never writes to {run_dir}; use interval or always")
-        self.fsync_interval = config.fsync_interval or self._folder.flush_seconds
+        self.fsync_interval = config.fsync_interval or folder.flush_seconds
         self.journal_limit = JOURNAL_BYTES
         self._steps = config.max_staleness // versions_per_step  # steps that a forest may be behind
         self.capacity = (self._steps + 1) * forests_per_step
         self._waiting: tuple[int, int] | None = None  # forests and version of a lease that waits for ready forests
         self._dropped_in_a_row = 0  # forests in a row that were dropped on admission
         self._failed_draws = 0  # draws in a row without a prompt
-        self._journals, payloads = self._folder.child("journal"), self._folder.child("payloads")
-        self._journals.make()
-        payloads.make()
-        self._lock = self._folder.lock(session, step)
+        self.files = OpenFiles(folder, config, session=session, step=step, clock=clock)
+        self.ledger = self.files.ledger
         try:
-            reader = Reader(self._journals)
-            self.ledger = Ledger()
-            for _ in recover(reader, self.ledger):
-                pass
-            self._payloads = Payloads(payloads, config.payload_mb << 20, config.fsync != "none", session)
-            self._payloads.flush_existing(self._needed())  # runs before the journal flushes the records about them
-            self._journal = Journal(self._journals, reader, session, self._lock.check)
-            self.opening = Opening(
-                records=reader.seq, seconds=time.perf_counter() - began, torn=reader.torn, ignored=reader.ignored
-            )
             self._begin(session, step)
         except BaseException:
-            self._lock.undo()
+            self.files.lock.undo()
             raise
-        self.opening.warn(run_dir)
+        self.files.opening.warn(run_dir)
 
     def _begin(self, session: str, step: int) -> None:
-        if not self.opening.records:
+        if not self.files.opening.records:
             if step:
                 raise BadInput(
-                    f"{self._folder.uri} has no journal for the checkpoint of step {step}; restore the journal or"
+                    f"{self.files.folder.uri} has no journal for the checkpoint of step {step}; restore the journal or"
                     " start a new run"
                 )
             # equal seeds give equal forest ids, so a run is repeatable
-            self._write(Opened(run=f"r{self._seed}", session=session))
+            self.files.write(Opened(run=f"r{self._seed}", session=session))
             return
         if self.ledger.session == session:
             return
@@ -122,12 +106,13 @@ class ReplayStore(OpenFiles):
         if not low <= step <= high:
             found = f"the checkpoint is of step {step}" if step else "there is no undamaged checkpoint"
             raise BadInput(
-                f"{self._folder.uri}: {found}, but the journal can resume from steps {low} to {high} only; another step"
-                " would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new run"
+                f"{self.files.folder.uri}: {found}, but the journal can resume from steps {low} to {high} only; another"
+                " step would lose or repeat forests. Restore a checkpoint of these steps from a backup, or start a new"
+                " run"
             )
         self.commit(step, low)
         # this write is the last, so a process that died earlier repeats all writes
-        self._write(Resumed(step=step, session=session))
+        self.files.write(Resumed(step=step, session=session))
 
     # ---- calls of workers --------------------------------------------------------------------------------------------
     @property
@@ -193,7 +178,7 @@ class ReplayStore(OpenFiles):
             )
             for name, t, prompt in zip(names, tickets, prompt_ids, strict=True)
         ]
-        self._write(*records)
+        self.files.write(*records)
         return records
 
     def fail(self, fid: str, reason: str) -> None:
@@ -235,7 +220,7 @@ class ReplayStore(OpenFiles):
                 continue
             records[fid] = self._admission(fid, forest, batch, row)
             admissions.append(admission_of(records[fid]))
-        self._write(*records.values())
+        self.files.write(*records.values())
         return admissions
 
     def _admission(self, fid: str, forest: Forest | BadForest, batch: pa.RecordBatch, row: int) -> Admitted | Dropped:
@@ -250,7 +235,7 @@ class ReplayStore(OpenFiles):
                 log.warning("the last %d forests were all dropped: %s", self._dropped_in_a_row, found.detail)
         else:
             self._dropped_in_a_row = 0
-            return admission_record(forest, self._payloads.append(batch.slice(row, 1)))
+            return admission_record(forest, self.files.payloads.append(batch.slice(row, 1)))
         log.log(*drop_message(record))
         return record
 
@@ -291,7 +276,7 @@ class ReplayStore(OpenFiles):
         bound, deadline = self._config.max_staleness, self._clock() + self._config.lease_seconds
         lease_id = f"lease-{number:06d}"
         lease = Leased(lease_id=lease_id, forest_ids=ids, version=version, max_staleness=bound, deadline=deadline)
-        self._write(lease)
+        self.files.write(lease)
         self._waiting = None
         return lease
 
@@ -301,13 +286,13 @@ class ReplayStore(OpenFiles):
         `skipped` are the forests whose update was not finite. The queue drops them when the step is durable. Raises
         `LeaseLost` if another lease has the forests."""
         if self.ledger.can_ack(lease_id, step):
-            self._write(Acked(lease_id=lease_id, step=step, skipped=tuple(skipped)))
+            self.files.write(Acked(lease_id=lease_id, step=step, skipped=tuple(skipped)))
 
     def nack(self, lease_id: str) -> None:
         """End an unused lease. Its forests are ready again. Does nothing if the lease has ended or is acknowledged."""
         lease = self.ledger.leases.get(lease_id)
         if lease is not None and lease.step is None:
-            self._write(Returned(lease_id=lease_id, reason="nack"))
+            self.files.write(Returned(lease_id=lease_id, reason="nack"))
 
     def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
         """Drop the forests of a lease that the learner cannot train.
@@ -327,7 +312,7 @@ class ReplayStore(OpenFiles):
         for record in over:
             seconds = self._config.lease_seconds
             log.warning("lease %s expired after %g s; its forests are ready again", record.lease_id, seconds)
-            self._write(record)
+            self.files.write(record)
         return len(over)
 
     def commit(self, step: int, oldest_kept: int | None = None) -> None:
@@ -343,7 +328,7 @@ class ReplayStore(OpenFiles):
                 detail = f"the update of step {skipped_by} with this forest was not finite"
                 self._drop(self.ledger.drop(fid, "not_finite", detail, self._config.attempts))
             oldest = step if oldest_kept is None else max(oldest_kept, self.ledger.oldest_kept)
-            self._write(Committed(step=step, oldest_kept=oldest))
+            self.files.write(Committed(step=step, oldest_kept=oldest))
 
     def compaction(self) -> list[Action]:
         """Return the actions that shorten the next start and free disk space; [] if nothing is due.
@@ -353,29 +338,31 @@ class ReplayStore(OpenFiles):
         If the journal has grown by more than `journal_limit` bytes since the last snapshot, they write a snapshot.
         Unless queue.retain is all, the snapshot replaces the records before it."""
         keep = self._config.retain == "all"
-        gone = [] if keep else self._payloads.unneeded(self._needed())
+        gone = [] if keep else self.files.unneeded()
         if gone:
-            self._write(Released(payload_files=tuple(gone)))
-        over = self._journal.size - self._journal.base > self.journal_limit
-        if not gone and not over:
-            return []
-        deletion = [self._payloads.deletion(gone, self._lock.check)] if gone else []
-        pending = self.pending()
-        snapshot = self._journal.snapshot(Snapshot(ledger=self.ledger.to_state()), self._clock(), keep) if over else []
-        return [*pending, *deletion, *snapshot]
+            self.files.write(Released(payload_files=tuple(gone)))
+        return self.files.compaction(gone, self.journal_limit, keep=keep)
 
     def compact(self) -> None:
         flush(self.compaction())
 
+    def pending(self) -> list[Action]:
+        """Return the actions that make every record durable. One flush serves all waiting callers (group commit)."""
+        return self.files.pending()
+
+    def sync(self) -> None:
+        """Make every record durable."""
+        flush(self.files.pending())
+
+    def close(self) -> None:
+        """Make all records durable, unless queue.fsync is none, and release the folder."""
+        self.files.close()
+
     def payload(self, fid: str) -> pa.RecordBatch:
         """Return a stored forest. Raises `DamagedPayload`. Raises KeyError if the forest is not live."""
-        return self._payloads.read(self.ledger.live[fid].payload.place)
+        return self.files.payloads.read(self.ledger.live[fid].payload.place)
 
     # ---- internal ----------------------------------------------------------------------------------------------------
-    def _needed(self) -> set[str]:
-        """Return the payload files that contain an unfinished forest."""
-        return {e.admitted.payload_file for e in self.ledger.live.values() if e.admitted}
-
     def _damaged(self, fids: Iterable[str], fetch: Callable[[str], object]) -> list[Dropped]:
         out = []
         for fid in fids:
@@ -387,7 +374,7 @@ class ReplayStore(OpenFiles):
 
     def _drop(self, record: Dropped) -> None:
         log.log(*drop_message(record))
-        self._write(record)
+        self.files.write(record)
 
     def _state(self, fid: str) -> State | None:
         """Return the state of a live forest, or None for a finished forest.
