@@ -14,6 +14,7 @@ from treeadv.errors import BadInput
 
 TASK = {"task": {"source": "reasoning-gym", "families": [{"name": "chain_sum"}]}}
 AVX2 = {"avx2": True, "avx512_bf16": False, "amx_bf16": False, "cpu_name": "bf16"}
+SGLANG = "generator.engine=sglang"
 SERVER = 'generator.sglang={"device": "cuda"}'
 CPUS = {
     "AVX2": (AVX2, "float32"),
@@ -84,6 +85,9 @@ def test_fault_of_the_device_is_reported_alone() -> None:
         ("AVX2", [], "learner.dtype"),
         ("AVX2", ["generator.dtype=bfloat16"], "learner.dtype, generator.dtype"),
         ("AVX2", ["learner.dtype=auto"], ""),
+        ("AVX2", ["learner.dtype=auto", "generator.dtype=bfloat16", SGLANG], "generator.dtype"),
+        ("AVX2", ["learner.dtype=auto", "generator.dtype=bfloat16", SGLANG, SERVER], ""),
+        ("AVX2", ["learner.dtype=auto", "generator.dtype=bfloat16", SGLANG, "generator.sglang.url=h:1"], ""),
         ("AVX2", ["learner.device=cuda"], ""),
         ("AMX", ["generator.dtype=bfloat16"], ""),
     ],

@@ -25,7 +25,7 @@ LAYERS = (
         "treeadv.recipes",
         "treeadv.section",
     ),
-    ("treeadv.presets", "treeadv.rewards"),
+    ("treeadv.engine_config", "treeadv.presets", "treeadv.rewards"),
     ("treeadv.sections", "treeadv.task_config", "treeadv.wire"),
     ("treeadv.config",),
     ("treeadv.command_line",),

@@ -165,7 +165,8 @@ def check_dtypes(config: Config) -> None:
     """Log a warning for roles that compute in bfloat16 on this machine's CPU if the CPU only emulates it."""
     c, g = config.learner, config.generator
     slow = ["learner.dtype"] if c.device == "cpu" and c.dtype == "bfloat16" else []
-    slow += ["generator.dtype"] if g.engine == "embedded" and g.dtype == "bfloat16" else []
+    emulates = g.dtype == "bfloat16" and not g.settings.remote and not cuda_option(config)
+    slow += ["generator.dtype"] if emulates else []
     if slow and not multiplies_bfloat16():
         log.warning(
             "%s: bfloat16 is several times slower than float32 on this machine, whose CPU has no instructions for it;"

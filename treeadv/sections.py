@@ -1,4 +1,4 @@
-"""The sections of the configuration, except for `task` (treeadv/task_config.py)."""
+"""The sections of the configuration, except for `task` (task_config.py) and the engines (engine_config.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from treeadv.dtypes import Dtype, fast_dtype
+from treeadv.engine_config import EngineSettings, SGLangConfig, engine_settings
 from treeadv.presets import AdvantageOverrides
 from treeadv.section import Beta, Count, NonNegative, Positive, PositiveFloat, Seconds, Section, Share
 
@@ -107,47 +108,6 @@ class SamplingConfig(Section):
         return self
 
 
-class SGLangConfig(Section):
-    """The settings of the engine sglang (generator.engine=sglang)."""
-
-    url: str = Field(
-        "",
-        description="running servers, comma separated, or a router or "
-        "headless Service; empty: each generator starts one",
-    )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the servers compute")
-    chunk: Positive = Field(
-        8, description="tokens a request draws before its forks are opened and it continues from the cache"
-    )
-    timeout: Seconds = Field(120.0, description="seconds without a token after which a request counts as hung")
-    start_timeout: Seconds = Field(600.0, description="seconds that a server may take to start, and to take weights")
-    max_logprob_error: PositiveFloat = Field(
-        0.05, description="refuse to start above this difference to a plain forward"
-    )
-    entropy: Literal["exact", "truncated", "lower", "upper"] = Field(
-        "exact", description="exact needs a server with custom logit processors; the others read the top_k log-probs"
-    )
-    top_k: Annotated[int, Field(ge=2)] = Field(
-        20, description="log-probs a token that entropies other than exact are read from"
-    )
-    weights: Literal["disk", "tensor", "distributed"] = Field(
-        "disk",
-        description="how new weights reach a server: a folder, shared memory, or a process group (docs/sglang.md)",
-    )
-    stubs: str = Field(
-        "", description="without a GPU: folder of import stand-ins for SGLang's kernels, deploy/sglang_cpu/stubs"
-    )
-    args: dict[str, Any] = Field(
-        default_factory=dict, description="further server arguments; true is a bare flag, false takes one away"
-    )
-
-    @model_validator(mode="after")
-    def _once(self) -> SGLangConfig:
-        if twice := next((n for n in self.args if "_" in n and n.replace("_", "-") in self.args), ""):
-            raise ValueError(f"args has {twice} and {twice.replace('_', '-')}, which are one argument; remove one")
-        return self
-
-
 class GeneratorConfig(Section):
     """The actors that grow forests. Each has one engine."""
 
@@ -176,10 +136,12 @@ class GeneratorConfig(Section):
     def _auto(cls, dtype: Dtype, info: ValidationInfo) -> Dtype:
         if dtype != "auto" or not {"engine", "sglang"} <= info.data.keys():  # a fault of these is reported by itself
             return dtype
-        if info.data["engine"] != "sglang":
-            return fast_dtype("cpu")
-        # SGLang's bfloat16 on a CPU differs from transformers' by more than the check at the start allows.
-        return "bfloat16" if info.data["sglang"].device == "cuda" else "float32"
+        return engine_settings(info.data).auto_dtype
+
+    @property
+    def settings(self) -> EngineSettings:
+        """The section of the engine, or the default settings of an engine without a section."""
+        return engine_settings(self.__dict__)
 
 
 class RewardConfig(Section):

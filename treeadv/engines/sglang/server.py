@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 import treeadv
+from treeadv.engine_config import SGLangConfig
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
-from treeadv.sections import GeneratorConfig, SGLangConfig
+from treeadv.sections import GeneratorConfig
 
 GRACE = 1.0  # seconds between the signal to end and the kill
 TAIL = 12  # lines of the server's output that an error quotes
