@@ -11,8 +11,8 @@ Call with (dict "own" YAML "more" map "at" name of the value). */}}
 {{- end }}
 
 {{/* Joins the chart's list, the list of all pods and the list of a group, as YAML. Two entries of one name are refused.
-Call with (dict "own" YAML list "root" $ "group" group "at" path of the group "value" name of the value "key" field that must differ
-"reserved" names that KubeRay sets). */}}
+Call with (dict "own" YAML list "root" $ "group" group "at" path of the group "value" name of the value "key" field that
+must differ "reserved" names that KubeRay sets). */}}
 {{- define "treeadv.joinedList" -}}
 {{- $all := .own | fromYamlArray }}
 {{- $places := dict }}
@@ -60,7 +60,8 @@ envFrom: {{- toYaml . | nindent 2 }}
 {{- $mounts := include "treeadv.joinedList" (merge (dict "value" "extraVolumeMounts" "key" "mountPath") .) }}
 {{- range $mounts | fromYamlArray }}
 {{- if not (hasKey $known .name) }}
-{{- fail (printf "extraVolumeMounts: %s at %s: these pods have no volume of this name; add it to extraVolumes" .name .mountPath) }}
+{{- fail (printf "extraVolumeMounts: %s at %s: these pods have no volume of this name; add it to extraVolumes" .name
+    .mountPath) }}
 {{- end }}
 {{- end }}
 {{- $mounts }}
@@ -82,7 +83,8 @@ initContainers: {{- toYaml . | nindent 2 }}
 {{- $size := 0 }}
 {{- range $name, $text := .Values.files }}{{ $size = add $size (len $text) }}{{ end }}
 {{- if gt (int $size) 1000000 }}
-{{- fail (printf "files: %d bytes, and a ConfigMap holds 1000000: put the data on a volume (extraVolumes) or in a bucket" $size) }}
+{{- fail (printf
+    "files: %d bytes, and a ConfigMap holds 1000000: put the data on a volume (extraVolumes) or in a bucket" $size) }}
 {{- end }}
 {{- end }}
 
@@ -90,7 +92,8 @@ initContainers: {{- toYaml . | nindent 2 }}
 {{- define "treeadv.validateQueue" -}}
 {{- if hasKey .Values.rayLabels "kueue.x-k8s.io/queue-name" }}
 {{- if and .Values.autoscaling.enabled (not (hasKey .Values.rayAnnotations "kueue.x-k8s.io/elastic-job")) }}
-{{- fail (print "rayLabels: kueue.x-k8s.io/queue-name with autoscaling.enabled=true: Kueue refuses a cluster that its autoscaler "
+{{- fail (print
+    "rayLabels: kueue.x-k8s.io/queue-name with autoscaling.enabled=true: Kueue refuses a cluster that its autoscaler "
   "changes; set autoscaling.enabled=false") }}
 {{- end }}
 {{- $groups := include "treeadv.groups" . | fromYaml }}

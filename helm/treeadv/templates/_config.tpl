@@ -17,7 +17,8 @@ Call with (dict "groups" ... "role" ...). */}}
 {{- toYaml $sum }}
 {{- end }}
 
-{{/* Configuration of the run: the recipe, values.config over it, and over both the fields that other values determine. */}}
+{{/* Configuration of the run: the recipe, values.config over it, and over both the fields that other values
+determine. */}}
 {{- define "treeadv.config" -}}
 {{- toYaml (mergeOverwrite (include "treeadv.given" . | fromYaml) (include "treeadv.derived" . | fromYaml)) }}
 {{- end }}

@@ -3,10 +3,11 @@
 files/servers/{{ .Values.generator.fleet.engine }}.yaml
 {{- end }}
 
-{{/* A file of files/servers, as YAML. Call with (dict "root" $ "path" ...); "config" adds the run's configuration, which
-the parts server, router and requests need. */}}
+{{/* A file of files/servers, as YAML. Call with (dict "root" $ "path" ...); "config" adds the run's configuration,
+which the parts server, router and requests need. */}}
 {{- define "treeadv.serverFile" -}}
-{{- $known := dict "device" (include "treeadv.engineDevice" .root) "router" (printf "%s-router" (include "treeadv.name" .root)) }}
+{{- $known := dict "device" (include "treeadv.engineDevice" .root) "router" (printf "%s-router"
+    (include "treeadv.name" .root)) }}
 {{- $known = merge $known (dict "fleet" .root.Values.generator.fleet "config" .config "Release" .root.Release) }}
 {{- tpl (.root.Files.Get .path) (set $known "Template" .root.Template) }}
 {{- end }}

@@ -1,5 +1,6 @@
 {{- define "treeadv.name" -}}
-{{- ternary .Release.Name (printf "%s-treeadv" .Release.Name) (contains "treeadv" .Release.Name) | trunc 40 | trimSuffix "-" }}
+{{- ternary .Release.Name (printf "%s-treeadv" .Release.Name) (contains "treeadv" .Release.Name) | trunc 40
+    | trimSuffix "-" }}
 {{- end }}
 
 {{/* The command that starts or resumes the run. */}}
@@ -49,10 +50,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $annotations := printf "treeadv/config: %s" (sha256sum $content | trunc 16 | quote) }}
 labels: {{- include "treeadv.joined" (dict "own" $labels "more" .root.Values.podLabels "at" "podLabels") | nindent 2 }}
 annotations:
-  {{- include "treeadv.joined" (dict "own" $annotations "more" .root.Values.podAnnotations "at" "podAnnotations") | nindent 2 }}
+  {{- include "treeadv.joined" (dict "own" $annotations "more" .root.Values.podAnnotations "at" "podAnnotations")
+      | nindent 2 }}
 {{- end }}
 
-{{/* Security, pull secrets and placement of every pod. Call with (dict "root" $ "group" ...); "group" holds the placement. */}}
+{{/* Security, pull secrets and placement of every pod. Call with (dict "root" $ "group" ...); "group" holds the
+placement. */}}
 {{- define "treeadv.podSpec" -}}
 enableServiceLinks: false
 securityContext:
@@ -83,9 +86,9 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Service account of a pod. Head and learners access the object store, and the head accesses the Kubernetes API. All other pods
-run under the namespace's default account, so that pods that grade model output have no cloud identity.
-Call with (dict "root" $ "role" ...). */}}
+{{/* Service account of a pod. Head and learners access the object store, and the head accesses the Kubernetes API. All
+other pods run under the namespace's default account, so that pods that grade model output have no cloud identity. Call
+with (dict "root" $ "role" ...). */}}
 {{- define "treeadv.account" -}}
 {{- if has .role (list "head" "learner") }}
 serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
@@ -93,7 +96,8 @@ serviceAccountName: {{ include "treeadv.serviceAccount" .root }}
 automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
 {{- end }}
 
-{{/* Secrets whose keys become environment variables of a pod, as a YAML list. Call with (dict "root" $ "role" ... "group" ...). */}}
+{{/* Secrets whose keys become environment variables of a pod, as a YAML list. Call with (dict "root" $ "role" ...
+"group" ...). */}}
 {{- define "treeadv.secrets" -}}
 {{- $names := .group.existingSecrets | default list }}
 {{- if ne .role "reward" }}{{ $names = concat $names .root.Values.existingSecrets }}{{ end }}
@@ -128,8 +132,8 @@ limits: {{- toYaml $all | nindent 2 }}
 {{- mulf (float64 $number) (get $units (trimPrefix $number .)) | floor | int64 }}
 {{- end }}
 
-{{/* Bytes of Ray's object store: 90 % of /dev/shm, because other files are in /dev/shm too. Ray's default is 30 % of the memory, and
-where that is more than /dev/shm, Ray puts the store on the disk. Call with a group. */}}
+{{/* Bytes of Ray's object store: 90 % of /dev/shm, because other files are in /dev/shm too. Ray's default is 30 % of
+the memory, and where that is more than /dev/shm, Ray puts the store on the disk. Call with a group. */}}
 {{- define "treeadv.objectStore" -}}
 {{- include "treeadv.bytes" .shm | float64 | mulf 0.9 | floor | int64 }}
 {{- end }}

@@ -34,11 +34,13 @@ spec:
       {{- include "treeadv.environment" (merge (dict "own" $env) $more) | trim | nindent 6 }}
       lifecycle:
         preStop:
-          # The head ends the run with a checkpoint. A worker accepts no new actors and waits until the driver has moved its own.
+          # The head ends the run with a checkpoint. A worker accepts no new actors and waits until the driver has moved
+          # its own.
           exec:
             {{- $grace := int .group.graceSeconds }}
             {{- $seconds := sub $grace (min 10 (div $grace 2)) }}
-            command: [python, -m, actors.driver.drain, {{ ternary "driver" "node" $head }}, --seconds, {{ quote $seconds }}]
+            command: [python, -m, actors.driver.drain, {{ ternary "driver" "node" $head }}, --seconds,
+                {{ quote $seconds }}]
       {{- $own := dict "own" (include "treeadv.rayVolumes" .) "reserved" (list "ray-logs" "shared-mem") }}
       {{- $volumes := include "treeadv.volumes" (merge $own $more) }}
       {{- $mounts := dict "own" (include "treeadv.rayMounts" .) "volumes" $volumes }}
@@ -112,7 +114,8 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- define "treeadv.rayCluster" -}}
 rayVersion: {{ .Values.rayVersion | quote }}
 authOptions:
-  # KubeRay makes a secret token for the cluster. Without a token, anyone who can connect to the head can run code on it.
+  # KubeRay makes a secret token for the cluster. Without a token, anyone who can connect to the head can run code
+  # on it.
   mode: token
 enableInTreeAutoscaling: {{ .Values.autoscaling.enabled }}
 {{- if .Values.autoscaling.enabled }}

@@ -8,7 +8,8 @@
 {{- toYaml $recipe }}
 {{- end }}
 
-{{/* The user's part of the configuration: the recipe, and config over it. Maps are merged key by key; a list replaces a list. */}}
+{{/* The user's part of the configuration: the recipe, and config over it. Maps are merged key by key; a list replaces a
+list. */}}
 {{- define "treeadv.given" -}}
 {{- toYaml (mergeOverwrite (include "treeadv.recipe" . | fromYaml) (deepCopy .Values.config)) }}
 {{- end }}
@@ -56,7 +57,8 @@
 {{- $sources = append $sources (dict "at" "eval.data" "path" ($config.eval | default dict).data) }}
 {{- range $sources }}
 {{- if regexMatch "^[^/:][^:]*(/[^:]*|\\.(jsonl|json|parquet))$" (toString (.path | default "")) }}
-{{- fail (printf (print "%s=%s is a relative path, and a pod has another working folder: name a file of a volume (/data/...), "
+{{- fail (printf (print
+    "%s=%s is a relative path, and a pod has another working folder: name a file of a volume (/data/...), "
   "of files (/files/...) or a data set of the hub (hf:...)") .at .path) }}
 {{- end }}
 {{- end }}
@@ -73,13 +75,14 @@
 {{- end }}
 {{- $model := toString (($config.model | default dict).path | default "") }}
 {{- if regexMatch "^(\\.|models/|[^/]+/[^/]+/)" $model }}
-{{- fail (printf (print "model.path=%s is a relative path, and a pod has another working folder: name a model of the hub "
+{{- fail (printf (print
+    "model.path=%s is a relative path, and a pod has another working folder: name a model of the hub "
   "(ORGANISATION/MODEL) or a folder of a volume (/data/...)") $model) }}
 {{- end }}
 {{- end }}
 
-{{/* The first fault of a value under a JSON schema, as text; empty if there is none. It knows the keywords that deploy/schema.py
-writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
+{{/* The first fault of a value under a JSON schema, as text; empty if there is none. It knows the keywords that
+deploy/schema.py writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- define "treeadv.fault" -}}
 {{- $s := .schema }}
 {{- $v := .value }}
@@ -87,7 +90,8 @@ writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- $at := .at | default "the configuration" }}
 {{- $out := "" }}
 {{- with get $s "$ref" }}
-{{- $out = include "treeadv.fault" (dict "schema" (get $defs (trimPrefix "#/$defs/" .)) "defs" $defs "value" $v "at" $.at) }}
+{{- $out = include "treeadv.fault" (dict "schema" (get $defs (trimPrefix "#/$defs/" .)) "defs" $defs "value" $v
+    "at" $.at) }}
 {{- end }}
 {{- if and (not $out) $s.anyOf }}
 {{- $faults := list }}
@@ -107,7 +111,8 @@ writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- if and (not $out) (hasKey $s "const") (ne (toJson $v) (toJson $s.const)) }}
 {{- $out = printf "%s=%v is not %v" $at $v $s.const }}
 {{- end }}
-{{- if and (not $out) (kindIs "float64" $v) }}{{ $out = include "treeadv.faultOfNumber" (dict "schema" $s "value" $v "at" $at) }}{{ end }}
+{{- if and (not $out) (kindIs "float64" $v) }}{{ $out = include "treeadv.faultOfNumber"
+    (dict "schema" $s "value" $v "at" $at) }}{{ end }}
 {{- if and (not $out) (kindIs "string" $v) $s.pattern (not (regexMatch (toString $s.pattern) (toString $v))) }}
 {{- $out = printf "%s=%s does not match %s" $at (toJson $v) $s.pattern }}
 {{- end }}
@@ -123,7 +128,8 @@ writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- define "treeadv.isA" -}}
 {{- $kind := kindOf .value }}
 {{- if eq .type "integer" }}{{ if eq $kind "float64" }}{{ if eq (floor .value) .value }}yes{{ end }}{{ end }}
-{{- else if eq $kind (get (dict "string" "string" "number" "float64" "boolean" "bool" "array" "slice" "object" "map" "null" "invalid") .type) }}yes
+{{- else if eq $kind (get (dict "string" "string" "number" "float64" "boolean" "bool" "array" "slice" "object" "map"
+    "null" "invalid") .type) }}yes
 {{- end }}
 {{- end }}
 
@@ -131,7 +137,8 @@ writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- $s := .schema }}
 {{- $v := .value }}
 {{- if and (hasKey $s "minimum") (lt $v (float64 $s.minimum)) }}{{ printf "%s=%v is less than %v" .at $v $s.minimum }}
-{{- else if and (hasKey $s "maximum") (gt $v (float64 $s.maximum)) }}{{ printf "%s=%v is more than %v" .at $v $s.maximum }}
+{{- else if and (hasKey $s "maximum") (gt $v (float64 $s.maximum)) }}{{ printf "%s=%v is more than %v"
+    .at $v $s.maximum }}
 {{- else if and (hasKey $s "exclusiveMinimum") (le $v (float64 $s.exclusiveMinimum)) }}
 {{- printf "%s=%v is not more than %v" .at $v $s.exclusiveMinimum }}
 {{- else if and (hasKey $s "exclusiveMaximum") (ge $v (float64 $s.exclusiveMaximum)) }}
@@ -170,9 +177,11 @@ writes. Call with (dict "schema" ... "defs" ... "value" ... "at" path). */}}
 {{- range $key, $item := $v }}
 {{- if not $out }}
 {{- if hasKey $known $key }}
-{{- $out = include "treeadv.fault" (dict "schema" (get $known $key) "defs" $defs "value" $item "at" (print $dot $key)) }}
+{{- $out = include "treeadv.fault" (dict "schema" (get $known $key) "defs" $defs "value" $item
+    "at" (print $dot $key)) }}
 {{- else if kindIs "map" $s.additionalProperties }}
-{{- $out = include "treeadv.fault" (dict "schema" $s.additionalProperties "defs" $defs "value" $item "at" (print $dot $key)) }}
+{{- $out = include "treeadv.fault" (dict "schema" $s.additionalProperties "defs" $defs "value" $item
+    "at" (print $dot $key)) }}
 {{- else if eq (toJson $s.additionalProperties) "false" }}
 {{- $out = printf "%s%s is unknown; the known keys here are %s" $dot $key (keys $known | sortAlpha | join ", ") }}
 {{- end }}

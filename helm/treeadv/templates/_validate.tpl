@@ -1,7 +1,8 @@
 {{/* Checks that values.schema.json cannot express. Every message names the value and the remedy. */}}
 {{- define "treeadv.validate" -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" .Release.Name) }}
-{{- fail (printf (print "release name %s: KubeRay accepts only lower-case letters, digits and '-', starting with a letter; "
+{{- fail (printf (print
+    "release name %s: KubeRay accepts only lower-case letters, digits and '-', starting with a letter; "
   "install under another name") .Release.Name) }}
 {{- end }}
 {{- $groups := include "treeadv.groups" . | fromYaml }}
@@ -36,13 +37,16 @@
 {{- fail "workers.headgroup: KubeRay reserves this name for the group of the head; choose another name" }}
 {{- end }}
 {{- if gt $least $most }}
-{{- fail (printf "%s.minReplicas=%d is more than maxReplicas=%d: raise maxReplicas or lower minReplicas" $at $least $most) }}
+{{- fail (printf "%s.minReplicas=%d is more than maxReplicas=%d: raise maxReplicas or lower minReplicas" $at
+    $least $most) }}
 {{- end }}
 {{- if or (lt $now $least) (gt $now $most) }}
-{{- fail (printf "%s.replicas=%d is outside minReplicas=%d..maxReplicas=%d: choose a value inside" $at $now $least $most) }}
+{{- fail (printf "%s.replicas=%d is outside minReplicas=%d..maxReplicas=%d: choose a value inside" $at $now
+    $least $most) }}
 {{- end }}
 {{- if and (eq .group.role "learner") (or (ne $least $most) (ne $now $most)) }}
-{{- fail (printf (print "%s: a learner group needs replicas = minReplicas = maxReplicas, because the autoscaler would remove "
+{{- fail (printf (print
+    "%s: a learner group needs replicas = minReplicas = maxReplicas, because the autoscaler would remove "
   "an idle rank; to change the number of learners, install the release again with another value") $at) }}
 {{- end }}
 {{- end }}
@@ -71,7 +75,8 @@
 {{- fail (printf (print "%s.gpu=%d: with generator.kind=deployment only the servers of the Deployment use GPUs "
   "(generator.fleet.gpu); set gpu=0") .at $gpu) }}
 {{- end }}
-{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" .root | fromYaml) "role" .group.role) | fromYaml }}
+{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" .root | fromYaml) "role" .group.role)
+    | fromYaml }}
 {{- if eq (float64 $sum.gpus) 0.0 }}
 {{- fail (printf (print "%s.gpu=%d, but another %s group has no GPU: all actors of a role request the same resources; "
   "set gpu in all groups of the role or in none") .at $gpu .group.role) }}
@@ -81,7 +86,8 @@
   .at $gpu .group.gpuResource $gpu $slots) }}
 {{- end }}
 {{- if and (mod $gpu $slots) (mod $slots $gpu) }}
-{{- fail (printf (print "%s.gpu=%d cannot be divided among slots=%d: Ray gives an actor whole GPUs or a fraction of one; "
+{{- fail (printf (print
+    "%s.gpu=%d cannot be divided among slots=%d: Ray gives an actor whole GPUs or a fraction of one; "
   "make one number a multiple of the other") .at $gpu $slots) }}
 {{- end }}
 {{- end }}
@@ -94,7 +100,8 @@
 {{- fail "storage: the run needs one; set storage.uri, storage.claim.size or storage.claim.existing" }}
 {{- end }}
 {{- if and .Values.storage.uri $claim }}
-{{- fail (printf "storage.uri=%s and storage.claim (%s) exclude each other: set one of them" .Values.storage.uri $claim) }}
+{{- fail (printf "storage.uri=%s and storage.claim (%s) exclude each other: set one of them"
+    .Values.storage.uri $claim) }}
 {{- end }}
 {{- if and .Values.storage.claim.existing .Values.storage.claim.size }}
 {{- fail (printf "storage.claim.size=%s and storage.claim.existing=%s exclude each other: set one of them"
@@ -108,20 +115,24 @@
 {{- $fleet := .Values.generator.fleet }}
 {{- if not (.Files.Get (include "treeadv.serverPath" .)) }}
 {{- $known := list }}
-{{- range $path, $_ := .Files.Glob "files/servers/*.yaml" }}{{ $known = append $known (base $path | trimSuffix ".yaml") }}{{ end }}
+{{- range $path, $_ := .Files.Glob "files/servers/*.yaml" }}{{ $known = append $known (base $path
+    | trimSuffix ".yaml") }}{{ end }}
 {{- fail (printf "generator.fleet.engine=%s: the chart describes servers of %s (files/servers); name one of these"
   $fleet.engine (join ", " $known)) }}
 {{- end }}
 {{- include "treeadv.validateMemory" (dict "at" "generator.fleet" "group" $fleet) }}
 {{- include "treeadv.validateFleetRun" . }}
 {{- include "treeadv.validateFleetScaling" . }}
-{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" . | fromYaml) "role" "generator") | fromYaml }}
+{{- $sum := include "treeadv.role" (dict "groups" (include "treeadv.groups" . | fromYaml) "role" "generator")
+    | fromYaml }}
 {{- if ne (int $sum.count) 1 }}
-{{- fail (printf (print "workers: %d generators with generator.kind=deployment, where one generator drives all servers; "
+{{- fail (printf (print
+    "workers: %d generators with generator.kind=deployment, where one generator drives all servers; "
   "set one replica with one slot") (int $sum.count)) }}
 {{- end }}
 {{- if ge (int $fleet.drainSeconds) (int $fleet.graceSeconds) }}
-{{- fail (printf "generator.fleet.drainSeconds=%v must be less than graceSeconds=%v: the rest is the time to finish requests"
+{{- fail (printf
+    "generator.fleet.drainSeconds=%v must be less than graceSeconds=%v: the rest is the time to finish requests"
   $fleet.drainSeconds $fleet.graceSeconds) }}
 {{- end }}
 {{- end }}
@@ -132,7 +143,8 @@
 {{- $given := include "treeadv.given" . | fromYaml }}
 {{- $path := ($given.model | default dict).path | default "smollm2-135m-instruct" }}
 {{- if .Values.storage.uri }}
-{{- fail (printf "generator.kind=deployment with storage.uri=%s: the servers load weights from a volume; set storage.claim"
+{{- fail (printf
+    "generator.kind=deployment with storage.uri=%s: the servers load weights from a volume; set storage.claim"
   .Values.storage.uri) }}
 {{- end }}
 {{- if not (contains "/" $path) }}
@@ -143,7 +155,8 @@
 {{- $value := $given }}
 {{- range $key := splitList "." $at }}{{ $value = get ($value | default dict) $key }}{{ end }}
 {{- if and $value (ne (toString $value) $needed) }}
-{{- fail (printf "config.%s=%v with generator.kind=deployment, whose servers need %s: remove the key" $at $value $needed) }}
+{{- fail (printf "config.%s=%v with generator.kind=deployment, whose servers need %s: remove the key" $at
+    $value $needed) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -159,10 +172,13 @@
   "choose a value inside") $replicas $least $most) }}
 {{- end }}
 {{- if and (eq $scale.kind "keda") (not $scale.prometheus) }}
-{{- fail "generator.fleet.autoscaling.kind=keda needs the address of Prometheus: set generator.fleet.autoscaling.prometheus" }}
+{{- fail
+    (print "generator.fleet.autoscaling.kind=keda needs the address of Prometheus: "
+    "set generator.fleet.autoscaling.prometheus") }}
 {{- end }}
 {{- if and (eq $scale.kind "keda") (not .Values.monitoring.podMonitor.enabled) }}
-{{- fail (print "generator.fleet.autoscaling.kind=keda selects the requests of this release by the label run, which only the "
+{{- fail (print
+    "generator.fleet.autoscaling.kind=keda selects the requests of this release by the label run, which only the "
   "PodMonitor sets: set monitoring.podMonitor.enabled=true") }}
 {{- end }}
 {{- end }}
