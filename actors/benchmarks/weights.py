@@ -6,7 +6,8 @@ sizes of the model it shows how time and memory grow with the weights. It prints
   machine      what this machine copies in a second (GB/s) with `memory` (numpy), `disk` (write and read a file) and
                `gloo` (broadcast between two processes), each for the bytes of the published weights
   publication  `learner_pause_s` from the call of the learners to the last object, `generator_pause_s` in which the
-               engine draws nothing, `seconds` for both, GB/s, and the share of the memory's speed
+               engine draws nothing, `seconds` for both, GB/s, and `of_machine`, the share of the memory's speed. A
+               publication copies twice, into the object store and into the engine, so `of_machine` is at most 0.5
   memory       peak, private and shared memory of a role in MB, and the peak over the bytes of the float32 weights
   transport    with --engine sglang: the same publication to a server with each value of generator.sglang.weights, while
                16 branches are drawn; `of_machine` compares it with the speed of that medium
