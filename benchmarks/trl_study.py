@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def settings(config: Config, folder: Path) -> GRPOConfig:
         output_dir=str(folder), use_cpu=True, report_to=[], disable_tqdm=True, logging_strategy="no",
         save_strategy="no", seed=config.run.seed, shuffle_dataset=False, max_steps=config.run.steps,
         per_device_train_batch_size=answers, gradient_accumulation_steps=1, num_generations=sampling.leaves,
-        max_completion_length=sampling.max_tokens, temperature=sampling.temperature, beta=0.0, bf16=False,
+        max_completion_length=sampling.max_tokens, temperature=sampling.temperature, beta=0.0,
+        bf16=learner.dtype == "bfloat16",
         loss_type="bnpo", scale_rewards="group", epsilon=spec.clip[0], epsilon_high=spec.clip[1],
         learning_rate=learner.lr, lr_scheduler_type="constant", adam_beta1=learner.betas[0],
         adam_beta2=learner.betas[1], adam_epsilon=learner.adam_eps, weight_decay=learner.weight_decay,
@@ -81,6 +82,33 @@ class Looks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
             self.look(model, state.global_step)
 
 
+class Rewards:
+    """The reward function of a trainer of TRL. It grades with the verifiers of the run."""
+
+    def __init__(self, config: Config, problems: Mapping[str, Problem], counted: dict[str, float]) -> None:
+        """`problems` holds the problem of each prompt. `counted` gets the number of generated tokens."""
+        self._config, self._problems, self._counted = config, problems, counted
+
+    def __enter__(self) -> Rewards:
+        reward = self._config.reward
+        self._runner = asyncio.Runner()
+        self._pool = VerifierPool(reward.workers, reward.timeout, reward.memory_mb)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._pool.close())
+        self._runner.close()
+
+    def of(self, completions: list[str], prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        self._counted["tokens"] += sum(map(len, completion_ids))
+        asked = [self._problems[p] for p in prompts]
+        answers = [
+            Answer(response=c, gold=p.answer, verifier=p.verifier, meta=p.meta)
+            for c, p in zip(completions, asked, strict=True)
+        ]
+        return [j.reward for j in self._runner.run(self._pool.grade(answers))]
+
+
 def evaluated(config: Config, model: Any, problems: list[Problem], samples: int, name: str) -> JsonObject:
     """Return the figures of the model in memory, from a copy of its folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -93,34 +121,16 @@ def run(study: Study, config: Config) -> JsonObject:
     """Train with TRL and return a result with the fields of cell.json that the analysis reads."""
     source, groups = problem_source(config.task, config.run.seed), config.run.steps * config.learner.forests_per_step
     problems = [source[draw] for draw in range(groups)]
-    by_prompt = {p.problem: p for p in problems}
     counted = {"tokens": 0.0}
-
-    def reward(completions: list[str], prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-        counted["tokens"] += sum(map(len, completion_ids))
-        asked = [by_prompt[p] for p in prompts]
-        answers = [
-            Answer(response=c, gold=p.answer, verifier=p.verifier, meta=p.meta)
-            for c, p in zip(completions, asked, strict=True)
-        ]
-        return [j.reward for j in asyncio.run(graded(answers))]
-
-    async def graded(answers: list[Answer]) -> Any:
-        pool = VerifierPool(config.reward.workers, config.reward.timeout, config.reward.memory_mb)
-        try:
-            return await pool.grade(answers)
-        finally:
-            await pool.close()
-
     tokenizer = load_tokenizer(config.model.path)
     model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
     tokenizer.pad_token_id = model.config.pad_token_id
     looks = Looks(study, config, counted)
     looks.look(model, 0)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Rewards(config, {p.problem: p for p in problems}, counted) as rewards:
         trainer = GRPOTrainer(
-            model=model, reward_funcs=reward, args=settings(config, Path(folder)), processing_class=tokenizer,
+            model=model, reward_funcs=rewards.of, args=settings(config, Path(folder)), processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": p.problem} for p in problems]), callbacks=[looks],
         )  # fmt: skip
         trainer.train()
