@@ -114,14 +114,33 @@ def test_damaged_record_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
     assert [r["step"] for r in folder.records()] == [1, 2]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '"step"', "{}", '{"step": "x"}'])
-def test_damaged_record_before_the_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a JSON object is needed, found list"),
+        ('"step"', "a JSON object is needed, found str"),
+        ("7", "a JSON object is needed, found int"),
+        ("{}", "it has no step"),
+        ('{"step": "x"}', "step is 'x', not an integer"),
+        ('{"step": null}', "step is None, not an integer"),
+        ('{"step": ' + "9" * 5000 + "}", "an integer has more than 4300 digits"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_damaged_record_before_the_checkpoint_is_named(tmp_path: Path, damage: str, said: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.record({"step": 1})
-    with (tmp_path / "metrics.jsonl").open("a") as f:
-        f.write(damage + "\n")
-    with pytest.raises(BadInput, match="line 2 is damaged"):
-        folder.rewind(2)
+    for name, read in (("metrics.jsonl", folder.records), ("evaluations.jsonl", folder.evaluations)):
+        with (tmp_path / name).open("a") as f:
+            f.write(damage + "\n")
+        with pytest.raises(BadInput, match=rf"{name}: line 1 is damaged \(.*{said}.*\): restore the file"):
+            read()
+
+
+def test_records_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(BadInput, match=r"metrics\.jsonl: cannot be read \(Is a directory\)"):
+        RunFolder(tmp_path).records()
 
 
 def test_ended_run_refuses_requests_until_it_is_resumed(tmp_path: Path) -> None:

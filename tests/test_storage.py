@@ -299,6 +299,24 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
     assert not (tmp_path / "one").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"run: [", "is not YAML"),
+        (b"[1]", "a configuration is a mapping of sections, found list"),
+        (b"a: " + b"9" * 5000, "an integer has more than 4300 digits"),
+        (b"\xff\xfe", "is not UTF-8 text (byte 0); restore the file"),
+    ],
+)
+def test_damaged_configuration_in_a_bucket_is_named(bucket, tmp_path, content, said, monkeypatch, capsys):
+    name, client, uri = bucket
+    monkeypatch.chdir(tmp_path)
+    client.put_object(Bucket=name, Key="runs/one/config.yaml", Body=content)
+    line = refused(capsys, "--resume", uri)
+    assert f"{uri}/config.yaml" in line and said in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_store_that_does_not_answer_gives_a_one_line_error(bucket, tmp_path, tiny_model, capsys):
     closed = "s3://bucket/runs/one?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
     out = refused(capsys, "--config", of(closed, tmp_path, tiny_model))

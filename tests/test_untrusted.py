@@ -85,6 +85,13 @@ def test_missing_value_is_refused(tmp_path: Path, name: str, value: object) -> N
         wire.read_file(path)
 
 
+@pytest.mark.parametrize("start", [b"", b"A", b"ARROW1", bytes(7)])
+def test_file_that_is_too_short_is_refused(tmp_path: Path, start: bytes, capsys) -> None:
+    (tmp_path / "f.arrow").write_bytes(start)
+    assert main(["show", str(tmp_path / "f.arrow")]) == 2
+    assert "f.arrow: not an Arrow file of forests" in capsys.readouterr().err
+
+
 def test_dictionary_message_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "f.arrow", pa.record_batch({"a": pa.array(["x"]).dictionary_encode()}))
     with pytest.raises(BadInput, match="not a file of forests"):

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from treeadv.errors import BadInput, one_line, short
-from treeadv.jsonl import JsonObject
+from treeadv.errors import BadInput, short
+from treeadv.jsonl import JsonObject, reason
 from treeadv.presets import build_advantage, find_preset
 from treeadv.recipes import find_recipe
 from treeadv.section import Section
@@ -125,11 +125,20 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
 def read_mapping(path: Path, expected: str) -> JsonObject:
     """Return the mapping in a YAML file; {} for an empty file. Raises `BadInput`, which says what is `expected`."""
     try:
-        tree = parse_yaml(path.read_text()) or {}
+        text = path.read_bytes()
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
+    return mapping_of(text, str(path), expected)
+
+
+def mapping_of(text: str | bytes, where: str, expected: str) -> JsonObject:
+    """Return the mapping in a YAML text; {} for an empty text. Raises `BadInput`, which names `where` the text is."""
+    try:
+        tree = parse_yaml(text if isinstance(text, str) else text.decode("utf-8-sig")) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes text that is not UTF-8, and long integers
-        raise BadInput(f"{path} is not YAML: {one_line(e)}") from e
+        raise BadInput(f"{where} is not YAML: {reason(e)}") from e
     if not isinstance(tree, dict):
-        raise BadInput(f"{path}: {expected}, found {type(tree).__name__}")
+        raise BadInput(f"{where}: {expected}, found {type(tree).__name__}")
     return tree
 
 
@@ -161,7 +170,7 @@ def _apply(tree: JsonObject, override: str) -> None:
     try:
         tree[key] = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # includes an integer of more than 4,300 digits
-        raise BadInput(f"override {short(override)}: the value is not YAML ({one_line(e)[:100]})") from e
+        raise BadInput(f"override {short(override)}: the value is not YAML ({reason(e)[:100]})") from e
 
 
 def _explain(error: ErrorDetails) -> str:
@@ -171,7 +180,7 @@ def _explain(error: ErrorDetails) -> str:
         meant = f", did you mean {close}?" if close else ""
         return f"unknown key {loc}{meant} (treeadv train --help lists all)"
     message = error["msg"].removeprefix("Value error, ")
-    got = "" if error["type"] in ("missing", "value_error") else f", got {error['input']!r}"
+    got = "" if error["type"] in ("missing", "value_error") else f", got {short(error['input'])}"
     return f"{loc}: {message}{got}" if loc else message
 
 

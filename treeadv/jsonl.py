@@ -33,6 +33,10 @@ _OTHER_FORMS = {
 }
 
 
+class NotAnObject(ValueError):
+    """A text is not one JSON object. The message says why."""
+
+
 class RepeatedKey(ValueError):
     """A JSON object has a key twice, so the value of the key is not known."""
 
@@ -51,6 +55,19 @@ def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
         times = Counter(key for key, _ in pairs)
         raise RepeatedKey(next(key for key, n in times.items() if n > 1))
     return found
+
+
+def parse_object(text: str | bytes) -> JsonObject:
+    """Return the JSON object of a text. Raises `NotAnObject` or `RepeatedKey`."""
+    try:
+        value = parse_json(text)
+    except RepeatedKey:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise NotAnObject(f"not JSON: {reason(e)}") from e
+    if not isinstance(value, dict):
+        raise NotAnObject(f"a JSON object is needed, found {type(value).__name__}")
+    return value
 
 
 def check_file(path: Path, content: str) -> None:
@@ -132,7 +149,9 @@ def _value(line: str, place: str, expected: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Return the reason why a text is not JSON, on one line."""
-    if type(error) is ValueError:  # more than 4,300 digits; Python's message names a remedy in Python code
+    """Return the reason why a text is neither JSON nor YAML, on one line."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    if type(error) is ValueError and "4300 digits" in str(error):  # Python's message names a remedy in Python code
         return "an integer has more than 4300 digits: write it as a text"
     return one_line(error)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from treeadv import config as configuration
 from treeadv.checks import check_run
 from treeadv.config import Config
@@ -187,7 +185,8 @@ def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFol
         raise BadInput(f"{uri} holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
     parent, name = split(uri)
     place = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # the run may have been moved
-    stored = configuration.build(yaml.safe_load(text), place, uri)
+    tree = configuration.mapping_of(text, f"{uri}/config.yaml", "a configuration is a mapping of sections")
+    stored = configuration.build(tree, place, uri)
     root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
     run_path = path or Path(root) / name
     folder = RunFolder(run_path, object_store(uri, run_path))

@@ -29,7 +29,7 @@ def read_messages(data: pa.Buffer, where: str) -> tuple[pa.Schema, Iterator[pa.R
 
     Raises `BadInput` with `where` for any other content, for dictionaries, and for a message that `read_batch`
     refuses."""
-    start = data.slice(0, len(_MAGIC)).to_pybytes() == _MAGIC
+    start = bytes(memoryview(data)[: len(_MAGIC)]) == _MAGIC  # a file may be shorter
     if start:  # a file is a stream between two marks
         if data.size < 20 or data.slice(data.size - len(_MAGIC)).to_pybytes() != _MAGIC:
             raise BadInput(f"{where}: not an Arrow file of forests (its end is missing)")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from treeadv.errors import short
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -24,5 +27,13 @@ class Section(BaseModel):
 
 def faults(error: ValidationError) -> str:
     """Return the faults of a value on one line, each with the name of its option if it concerns one option."""
-    found = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
-    return "; ".join(f"{name}: {message}" if name else message for name, message in found)
+    return "; ".join(map(_fault, error.errors()))
+
+
+def _fault(error: ErrorDetails) -> str:
+    name, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {name}"
+    if error["type"] not in ("missing", "value_error"):
+        message = f"{message}, got {short(error['input'])}"
+    return f"{name}: {message}" if name else message

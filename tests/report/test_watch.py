@@ -76,6 +76,16 @@ def test_running_run_shows_its_actors(tmp_path: Path) -> None:
         assert phrase in text, phrase
 
 
+@pytest.mark.parametrize("content", ["", "7", "[7]", '[{"labels": {}}]', "\ud800"])
+def test_damaged_list_of_actors_is_named(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path, [], [record(1)])
+    (run / "targets.json").write_text(content, errors="surrogatepass")
+    lock = LocalLock(run)
+    view = RunView(run)
+    lock.release()
+    assert view.last["step"] == 1 and "targets.json" in view.fault
+
+
 def test_run_without_a_step_says_what_it_waits_for(tmp_path: Path) -> None:
     run = make_run(tmp_path, [], [])
     lock = LocalLock(run)

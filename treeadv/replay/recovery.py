@@ -30,7 +30,8 @@ class Opening:
     def warn(self, run: str) -> None:
         """Log what the queue cut off or ignored when it opened `run`."""
         if self.torn:
-            log.warning("%s: the incomplete last record of the journal was cut off: %s", run, self.torn)
+            where = f"{self.torn.part_name} byte {self.torn.offset}, {self.torn.lost} bytes"
+            log.warning("%s: the incomplete last record of the journal was cut off: %s", run, where)
         if self.ignored:
             log.warning(
                 "%s: ignored records of a process that had lost the run, in %d journal parts", run, self.ignored

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 from treeadv.config import Config
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
-from treeadv.jsonl import JsonMapping, JsonObject
+from treeadv.jsonl import JsonMapping, JsonObject, read_json
 from treeadv.learning.advantage import advantages
 from treeadv.presets import build_advantage
 from treeadv.replay.history import last_forest
 from treeadv.report.overview import run_state
 from treeadv.report.picture import Picture, picture
 from treeadv.report.vocabulary import run_vocabulary
-from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown
+from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown, parse_record
 from treeadv.storage.run_folder import RunFolder
 
 KEPT = 400  # number of last records in memory
@@ -48,8 +47,7 @@ class Tail:
                 return
             self._offset, self._lines = self._offset + len(line), self._lines + 1
             try:
-                record = json.loads(line)
-                record["step"] + 0
+                record = parse_record(line)
                 CHECKS[self._path.name](record)
             except DAMAGED as e:
                 raise BadInput(f"{self._path}: line {self._lines} is damaged ({one_line(e)}); restore the file") from e
@@ -103,7 +101,10 @@ class RunView:
             grown |= bool(new)
         self.state = run_state(self.path, self.config, self.last.get("step", 0))
         self.ended = (self.path / "summary.json").is_file()
-        self.actors = self._up()
+        try:
+            self.actors = self._up()
+        except BadInput as e:
+            faults.append(str(e))
         if grown or self.forest is None:
             try:
                 self.forest = self._picture(last_forest(self.path))
@@ -115,7 +116,11 @@ class RunView:
         path = self.path / "targets.json"
         if self.state != "running" or not path.is_file():
             return Counter()
-        return Counter(target["labels"]["role"] for target in json.loads(path.read_text()))
+        try:
+            return Counter(target["labels"]["role"] for target in read_json(path))
+        except DAMAGED as e:
+            remedy = "the driver writes it again when an actor starts"
+            raise BadInput(f"{path}: names no actors ({type(e).__name__}); {remedy}") from e
 
     def _picture(self, forest: Forest | None) -> Picture | None:
         if forest is None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+from treeadv.errors import short
+from treeadv.jsonl import parse_object
+
 _CHUNK = 1 << 22
 
 
@@ -24,6 +27,23 @@ def describe(folder: Path) -> Manifest:
     """Return the manifest of all files in a folder, by path inside the folder. The function reads every file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): FileInfo(size=p.stat().st_size, crc=_checksum(p)) for p in files}
+
+
+def parse(text: str | bytes) -> Manifest:
+    """Return the manifest of a JSON text. Raises ValueError, which says what is damaged."""
+    return checked(parse_object(text))
+
+
+def checked(files: object) -> Manifest:
+    """Return a JSON value as a manifest. Raises ValueError, which says what is damaged."""
+    if not isinstance(files, dict) or not files:
+        raise ValueError("it names no files")
+    found: Manifest = {}
+    for name, info in files.items():
+        if not isinstance(info, dict) or any(type(info.get(key)) is not int for key in ("size", "crc")):
+            raise ValueError(f"it has no size and checksum of {short(name)}")
+        found[name] = FileInfo(size=info["size"], crc=info["crc"])
+    return found
 
 
 def size_fault(sizes: Mapping[str, int], manifest: Manifest) -> str:

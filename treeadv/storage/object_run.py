@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treeadv.errors import BadInput, one_line
-from treeadv.jsonl import JsonMapping
+from treeadv.jsonl import JsonMapping, parse_object
 from treeadv.storage import manifest
 from treeadv.storage.folder import check_uri, open_folder
-from treeadv.storage.run_store import BEST, EVALUATION, NO_MANIFEST, RECORDS, step_in
+from treeadv.storage.run_store import BEST, EVALUATION, RECORDS, step_in
 from treeadv.storage.sessions import next_session
 from treeadv.visible import visible_logger
 
@@ -87,6 +87,8 @@ class ObjectRunStore:
                 return self._folder.read(name).to_pybytes().decode()
             except FileNotFoundError:
                 return ""
+            except UnicodeDecodeError as e:
+                raise BadInput(f"{self.uri}/{name}: is not UTF-8 text (byte {e.start}); restore the file") from e
 
     def push(self) -> None:
         for name in COPIED:
@@ -123,13 +125,14 @@ class ObjectRunStore:
             with self._store_errors("read"):
                 seal = self._checkpoints.read(f"{name}.json").to_pybytes()
                 try:
-                    fault = manifest.size_fault(self._checkpoints.child(name).tree(), json.loads(seal)["files"])
-                except NO_MANIFEST as e:
-                    fault = f"the seal cannot be read ({one_line(e)})"
+                    fault = manifest.size_fault(self._checkpoints.child(name).tree(), _files(seal))
+                except ValueError as e:
+                    fault = f"the seal is damaged ({one_line(e)})"
             if not fault:
                 return step
+            if name not in self._damaged:
+                log.warning("checkpoint %s checkpoints/%s is ignored: %s", self.uri, name, fault)
             self._damaged.add(name)
-            log.warning("checkpoint %s checkpoints/%s is ignored: %s", self.uri, name, fault)
         return 0
 
     def write_checkpoint(self, step: int, session: str, write: Callable[[Path], None]) -> None:
@@ -204,7 +207,7 @@ class ObjectRunStore:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             self._checkpoints.child(name).copy_out(folder)
-            if fault := manifest.fault(folder, json.loads(seal)["files"]):
+            if fault := manifest.fault(folder, _files(seal)):
                 raise BadInput(
                     f"{self.uri}: checkpoints/{name}/{fault}; delete checkpoints/{name}.json to resume from the"
                     " previous checkpoint"
@@ -220,3 +223,8 @@ class ObjectRunStore:
         except OSError as e:
             remedy = "check the address and the credentials in the environment"
             raise BadInput(f"run.storage: {self.uri} cannot be {what} ({one_line(e)}); {remedy}") from e
+
+
+def _files(seal: bytes) -> manifest.Manifest:
+    """Return the manifest in a seal. Raises ValueError, which says what is damaged."""
+    return manifest.checked(parse_object(seal).get("files"))

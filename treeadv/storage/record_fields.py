@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treeadv.errors import BadInput
-from treeadv.jsonl import JsonMapping
+from treeadv.jsonl import JsonMapping, JsonObject, parse_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,16 @@ def faults(record: JsonMapping) -> Iterator[str]:
             yield f"{field.name} is a {type(value).__name__}, not a {field.kind}"
 
 
+def parse_record(line: bytes) -> JsonObject:
+    """Return the record of a line of metrics.jsonl or evaluations.jsonl. Raises ValueError if it is no object with a
+    step."""
+    record = parse_object(line)
+    if "step" not in record:
+        raise ValueError("it has no step")
+    check_number("step", record["step"], whole=True)
+    return record
+
+
 _LARGEST = 1e300  # a larger number comes from no run, and sums and scales of charts would overflow
 _FINITE = ("elapsed_s", "seconds")
 _SHOWN = (
@@ -136,7 +146,7 @@ def check_record(record: JsonMapping) -> None:
         else:
             values = [value]
         for number in values:
-            _check_number(name, number, whole=field.kind == "integer", finite=name in _FINITE)
+            check_number(name, number, whole=field.kind == "integer", finite=name in _FINITE)
 
 
 def check_shown(record: JsonMapping, path: Path) -> None:
@@ -153,18 +163,18 @@ def check_shown(record: JsonMapping, path: Path) -> None:
 def check_evaluation(record: JsonMapping) -> None:
     """Raise ValueError for a value that readers of evaluations.jsonl cannot use. Raise KeyError or TypeError for a
     record of another form."""
-    _check_number("step", record["step"], whole=True)
-    _check_number("seconds", record.get("seconds", 0.0))
+    check_number("step", record["step"], whole=True)
+    check_number("seconds", record.get("seconds", 0.0))
     for found in (record, *record["sets"].values()):
-        _check_number("avg", found["avg"]["value"])
+        check_number("avg", found["avg"]["value"])
         for end in found["avg"]["interval"] or ():
-            _check_number("interval", end)
+            check_number("interval", end)
     for found in record["sets"].values():
         for name in ("samples", "tokens_mean", "cut"):
-            _check_number(name, found[name])
+            check_number(name, found[name])
 
 
-def _check_number(name: str, value: object, whole: bool = False, finite: bool = True) -> None:
+def check_number(name: str, value: object, whole: bool = False, finite: bool = True) -> None:
     if not _is_number(value, whole, finite):
         raise ValueError(f"{name} is {value!r:.40}, not {'an integer' if whole else 'a number'}")
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from treeadv import config as configuration
 from treeadv.config import Config
@@ -33,7 +34,7 @@ from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
 from treeadv.places import check_typed, is_uri
 from treeadv.storage.lock import LocalLock
-from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown
+from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown, parse_record
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
 from treeadv.visible import visible_logger
 
@@ -200,12 +201,12 @@ class RunFolder:
     def _read(self, name: str, last: float) -> Iterator[JsonObject]:
         path = self.path / name
         step = -1
-        with path.open("rb") if path.is_file() else BytesIO() as lines:
+        with _opened(path) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n") or step >= last:
                     return
                 try:
-                    record = json.loads(line)
+                    record = parse_record(line)
                     step = record["step"]
                     if step > last:
                         return
@@ -247,6 +248,14 @@ class RunFolder:
     def write(self, name: str, value: object) -> None:
         """Replace the JSON file `name` of the run folder atomically."""
         replace_file(self.path / name, json.dumps(value, indent=2) + "\n")
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file of records. A run without the file has no records. Raises `BadInput` if it cannot be read."""
+    try:
+        return path.open("rb") if path.exists() else BytesIO()
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror})") from e
 
 
 def not_a_run(path: Path) -> BadInput:

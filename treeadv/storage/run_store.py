@@ -25,7 +25,6 @@ from treeadv.visible import visible_logger
 
 RECORDS = ("metrics.jsonl", "evaluations.jsonl")  # files of JSON lines in a run folder, in the order of `step`
 BEST, EVALUATION = "best", "evaluation.json"  # the folder of the best weights, and the file of their evaluation
-NO_MANIFEST = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # errors of a damaged manifest
 MANIFEST = "files.json"  # the name of the manifest in the folder of a checkpoint
 log = visible_logger("treeadv.storage")
 
@@ -149,8 +148,9 @@ class LocalRunStore:
         for step in reversed(self.checkpoints()):
             if not (fault := self._fault(step)):
                 return step
+            if step not in self._damaged:
+                log.warning("checkpoint %s/step-%d is ignored: %s", self._checkpoints, step, fault)
             self._damaged.add(step)
-            log.warning("checkpoint %s/step-%d is ignored: %s", self._checkpoints, step, fault)
         return 0
 
     def _fault(self, step: int) -> str:
@@ -160,9 +160,11 @@ class LocalRunStore:
             written = (folder / MANIFEST).stat().st_mtime_ns
             if self._checked.get(step) == written:
                 return ""
-            fault = manifest.fault(folder, json.loads((folder / MANIFEST).read_text()))
-        except (OSError, *NO_MANIFEST) as e:
-            return f"{MANIFEST} cannot be read ({one_line(e)})"
+            fault = manifest.fault(folder, manifest.parse((folder / MANIFEST).read_bytes()))
+        except OSError as e:
+            return f"{MANIFEST} cannot be read ({e.strerror})"
+        except ValueError as e:
+            return f"{MANIFEST} is damaged ({one_line(e)})"
         if not fault:
             self._checked[step] = written
         return fault
