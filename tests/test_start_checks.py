@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from actors.cli import main
-from treeadv.checks import check_devices
+from treeadv.checks import check_devices, check_prompts
 from treeadv.config import Config, build
 from treeadv.data.model_files import check_folder
 from treeadv.data.problems import Problem
 from treeadv.data.prompts import Prompter
 from treeadv.errors import BadInput
+from treeadv.learning.loading import check_weights
 from treeadv.replay import history
 from treeadv.replay.audit import audit
 from treeadv.storage.run_folder import RunFolder
@@ -79,13 +80,20 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
         lambda f: (f / "config.json").write_text(f'{{"a": {"1" * 5000}}}'),
         "an integer has more than 4300 digits",
     ),
+    (lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()], "cannot be read"),
+    (lambda f: [(f / "generation_config.json").unlink(), (f / "generation_config.json").mkdir()], "is a folder"),
+    (lambda f: (f / "generation_config.json").write_text('{"eos_token_id": 97}'), "eos_token_id 97 is no token of the"),
     (lambda f: (f / "config.json").write_text("{}"), r"config\.json: names no model_type"),
     (lambda f: (f / "config.json").write_text('{"model_type": "a", "model_type": "b"}'), "'model_type' occurs twice"),
     *TOKENIZER_DAMAGES,
 ]
 
 
-@pytest.mark.parametrize("change", [{"hidden_size": "a"}, {"num_attention_heads": 0}, {"hidden_size": -8}])
+@pytest.mark.parametrize("change", [
+        {"hidden_size": "a"}, {"num_attention_heads": 0}, {"hidden_size": -8}, {"num_hidden_layers": -1},
+        {"head_dim": 7}, {"num_key_value_heads": 3}, {"model_type": "bert"},
+    ],
+)  # fmt: skip
 def test_configuration_that_fits_no_model_is_named_by_the_plan(
     change: dict[str, object], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +106,46 @@ def test_configuration_that_fits_no_model_is_named_by_the_plan(
     with pytest.raises(BadInput, match=r"config\.json") as caught:
         model_sizes(path, tokens=8, compute=torch.float32, recompute=False, lora_rank=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"hidden_size": 32}, "has a tensor .* of shape .*, but LlamaForCausalLM needs"),
+        ("config.json", {"num_key_value_heads": 4}, r"k_proj.weight of shape \(32, 64\), but .* needs \(64, 64\)"),
+        ("config.json", {"vocab_size": 200}, "embed_tokens.weight of shape"),
+        ("config.json", {"num_hidden_layers": 4}, r"has no tensor model\.layers\.2\.self_attn\.q_proj\.weight"),
+        ("config.json", {"num_hidden_layers": -1}, r"no layers \(num_hidden_layers=-1\)"),
+        ("config.json", {"num_attention_heads": -4}, "no model can be built from this configuration"),
+        ("config.json", {"hidden_act": "no"}, "no model can be built from this configuration"),
+        ("config.json", {"rope_parameters": {"rope_type": "no"}}, "no model can be built from this configuration"),
+        ("config.json", {"head_dim": 0}, "no model can be built from this configuration"),
+        ("config.json", {"sliding_window": "x"}, "a limit of its context in config.json is no integer"),
+        ("config.json", {"model_type": "bert"}, "bert|Bert"),
+        ("generation_config.json", {"pad_token_id": "x"}, "cannot be used"),
+        ("generation_config.json", {"watermarking_config": 7}, "cannot be used"),
+    ],
+)
+def test_model_that_its_weights_do_not_fit_is_refused(
+    file: str, change: dict[str, object], said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+    problem = Problem(id="p", problem="3+4", answer="7", verifier="math", meta="")
+    with pytest.raises(BadInput, match=said) as caught:
+        check_prompts([problem], config(f"model.path={folder}", "sampling.max_tokens=4"))
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_the_model_does_not_use_are_named(tiny_model: Path, tmp_path: Path, caplog) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    changed = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(changed))
+    check_weights(folder)
+    assert "does not use 9 tensors of the folder, as model.layers.1." in caplog.text
+    caplog.clear()
+    check_weights(tiny_model)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from treeadv.config import Config
-from treeadv.data.model_folder import check_path, tokenizer_folder
+from treeadv.data.model_folder import SMOLLM2, check_path, tokenizer_folder
 from treeadv.data.problems import Problem
 from treeadv.data.tasks import problem_source
 from treeadv.dtypes import multiplies_bfloat16
@@ -82,15 +83,19 @@ def verifiers(config: Config) -> AbstractContextManager[Judge]:
 def check_prompts(problems: Sequence[Problem], config: Config) -> None:
     """Render the prompts of a sample of the problems.
 
-    The sample is spread over all problems. Raises `BadInput` if the tokenizer cannot be loaded, if its chat template
-    refuses a prompt, or if no prompt leaves room for an answer. A packaged model that is not unpacked yet is not
-    checked."""
+    The sample is spread over all problems. Raises `BadInput` if the model or its tokenizer cannot be loaded, if the
+    chat template refuses a prompt, or if no prompt leaves room for an answer. A packaged model that is not unpacked yet
+    is not checked."""
     folder = tokenizer_folder(config.model.path, config.model.cache)
     if folder is None:
         return
-    from treeadv.data.model_check import longest_path  # imported here, because it loads torch
+    from treeadv.data.model_check import check_generation, longest_path  # imported here, because it loads torch
     from treeadv.data.prompts import Prompter
+    from treeadv.learning.loading import check_weights
 
+    check_generation(folder)
+    if config.model.path == SMOLLM2 or Path(config.model.path).is_dir():  # a model of the hub comes after the checks
+        check_weights(folder)
     prompter, room = Prompter(folder, config.task), longest_path(folder) - config.sampling.max_tokens
     chosen = problems[:: max(1, len(problems) // PROMPTS)]
     lengths = {problem.id: len(prompter.encode(problem)) for problem in chosen}

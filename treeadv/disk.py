@@ -38,6 +38,14 @@ def deleting(path: Path) -> Iterator[None]:
         raise BadInput(f"{e.filename or path}: cannot be deleted ({e.strerror or e}); {_REMEDY}") from e
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, unless they exist. Raises `BadInput` if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise BadInput(f"{path}: the folder cannot be created ({e.strerror or e}); choose another") from e
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an error of the disk into a `BadInput` of one line. Examples are a full disk, a quota and a missing

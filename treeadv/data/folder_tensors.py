@@ -37,7 +37,7 @@ class FolderTensors:
     """The names of a folder, matched with the parameters and persistent buffers of a model.
 
     `unexpected` holds the names that the model does not use. `missing` holds the parameters that the folder does not
-    have.
+    have. `unchanged` holds the name in the folder of each parameter that needs no translation.
     """
 
     def __init__(self, model: PreTrainedModel, names: Iterable[str]) -> None:
@@ -60,6 +60,7 @@ class FolderTensors:
             elif name not in (model._tied_weights_keys or {}):
                 self.unexpected.append(key)
         self.missing = [n for n in stored if n not in self._sources]
+        self.unchanged = {n: found[0][0] for n, found in self._sources.items() if found[0][1] is None}
         model._weight_conversions = [r for r in rules if r.was_used()]  # type: ignore[assignment]
 
     def tensor(self, name: str, read: Read, rows: slice = slice(None)) -> torch.Tensor:
@@ -123,6 +124,10 @@ class FolderReader:
     @property
     def names(self) -> Iterable[str]:
         return self._file.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor. Reads no weights."""
+        return tuple(self._file[name].get_slice(name).get_shape())
 
     def __call__(self, name: str, rows: slice) -> torch.Tensor:
         return self._file[name].get_slice(name)[rows] if rows != slice(None) else self._file[name].get_tensor(name)

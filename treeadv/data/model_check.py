@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
-from treeadv.errors import BadInput, one_line
+from treeadv.errors import BadInput, one_line, short
 from treeadv.jsonl import JsonMapping
 
+_GENERATION = "generation_config.json"
 _SUPPORTED = ("full_attention", "sliding_attention")
 # Unsupported terms of attention or of the output, with the value that means that a model does not use the term.
 _EXTRA_TERMS = {
@@ -42,6 +43,16 @@ def model_config(place: str | Path) -> PretrainedConfig:
     return found
 
 
+def check_generation(folder: Path) -> None:
+    """Raise `BadInput` for a generation_config.json that transformers cannot load."""
+    if not (folder / _GENERATION).is_file():
+        return
+    try:
+        GenerationConfig.from_pretrained(folder)
+    except Exception as e:  # transformers raises many types, as `model_config` says
+        raise BadInput(f"{folder / _GENERATION}: cannot be used: {one_line(e)}") from e
+
+
 def longest_path(folder: str | Path) -> int:
     """Return the largest supported number of tokens of a path (prompt and answer) of the model in `folder`.
 
@@ -59,6 +70,10 @@ def longest_path(folder: str | Path) -> int:
         if value is not None and value != neutral:
             raise BadInput(f"{name} has {term}={value}, which is not supported; {_REMEDY}")
     limits = [getattr(config, "max_position_embeddings", None), _window(config), *_rotary_limits(config)]
+    if wrong := [limit for limit in limits if limit and type(limit) is not int]:
+        raise BadInput(f"{name}: a limit of its context in config.json is no integer ({short(wrong[0])}); {_REMEDY}")
+    if getattr(config, "num_hidden_layers", 1) < 1:
+        raise BadInput(f"{name}: config.json gives it no layers (num_hidden_layers={config.num_hidden_layers})")
     return min((limit for limit in limits if limit), default=sys.maxsize)
 
 

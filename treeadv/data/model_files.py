@@ -6,7 +6,7 @@ import json
 import struct
 from pathlib import Path
 
-from treeadv.data.tokenizer_file import check_tokenizer
+from treeadv.data.tokenizer_file import SETTINGS, check_tokenizer, vocabulary_size
 from treeadv.errors import BadInput
 from treeadv.jsonl import read_object
 
@@ -16,6 +16,9 @@ _INDEX = "model.safetensors.index.json"
 
 def check_folder(folder: Path) -> None:
     """Raise `BadInput` for a missing, damaged or incomplete file."""
+    for name in (*SETTINGS, "generation_config.json", _INDEX):
+        if (folder / name).is_dir():
+            raise BadInput(f"{folder / name}: is a folder; {_REMEDY}")
     config = read_object(folder / "config.json")
     if "model_type" not in config:
         raise BadInput(f"{folder / 'config.json'}: names no model_type; give the folder of a language model")
@@ -33,7 +36,12 @@ def check_folder(folder: Path) -> None:
                 raise BadInput(f"{folder / name}: is missing, but {_INDEX} names it; {_REMEDY}")
     for path in files:
         _check_weights(path)
-    stop_ids(folder)
+    stop, size = min(stop_ids(folder)), vocabulary_size(config)
+    if size is not None and stop >= size:
+        raise BadInput(
+            f"{folder}: its eos_token_id {stop} is no token of the model, whose vocab_size in config.json is {size}, so"
+            " no answer would end; correct generation_config.json"
+        )
     check_tokenizer(folder, config)
 
 
@@ -56,16 +64,18 @@ def stop_ids(folder: Path) -> frozenset[int]:
 
 def _check_weights(path: Path) -> None:
     """Check that a safetensors file has the length that its header gives: 8 bytes, the header, and all tensors."""
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        start = f.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if 8 + length > size:
-            raise BadInput(f"{path}: is cut off after {size} bytes; {_REMEDY}")
-        try:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            start = f.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            if 8 + length > size:
+                raise BadInput(f"{path}: is cut off after {size} bytes; {_REMEDY}")
             header = json.loads(f.read(length))
             ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
-            raise BadInput(f"{path}: is no safetensors file (its header cannot be read); {_REMEDY}") from e
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror}); {_REMEDY}") from e
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
+        raise BadInput(f"{path}: is no safetensors file (its header cannot be read); {_REMEDY}") from e
     if size != (whole := 8 + length + max(ends, default=0)):
         raise BadInput(f"{path}: is {'cut off' if size < whole else 'damaged'}, {size} of {whole} bytes; {_REMEDY}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from treeadv.config import ModelConfig
 from treeadv.data.model_files import check_folder
-from treeadv.disk import replacing
+from treeadv.disk import make_folder, replacing
 from treeadv.errors import BadInput, one_line
 from treeadv.extensions import require
 from treeadv.places import check_local
@@ -125,7 +125,7 @@ def creating_folder(folder: Path) -> Iterator[Path]:
 
     If another process has created the model in `folder` meanwhile, that model stays. Raises `BadInput` if `folder` has
     other files."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with replacing(folder, existing="keep") as scratch:
         scratch.mkdir()
         yield scratch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from transformers import AutoModelForCausalLM
 
 from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tensors
 from treeadv.data.model_check import longest_path, model_config
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.learning import attention, experts, sharding
 from treeadv.learning.packing import Block, Packed
 from treeadv.learning.policy import Policy
+from treeadv.visible import visible_logger
 
+log = visible_logger(__name__)
 # Tokens of the prompt and of each branch in the check of a model. On a GPU these lengths give kernel blocks that are
 # fully visible, partly visible and not visible.
 CPU_CHECK, GPU_CHECK = (2, 3), (200, 300)
@@ -42,16 +45,9 @@ def load(
     are frozen and a LoRA adapter is trained. `seed` fixes the initial weights of the adapter. Raises `BadInput` for a
     model that cannot attend to a tree."""
     folder = Path(folder)
-    config = model_config(folder)
-    name = (config.architectures or [type(config).__name__])[0]
-    model = _build(folder, config, name)
+    model, name = _build(folder)
     with FolderReader(folder) as reader:
-        tensors = FolderTensors(model, reader.names)
-        if tensors.missing:
-            raise BadInput(
-                f"{folder} has no tensor {tensors.missing[0]} of {name}, because it is incomplete or of another model;"
-                " copy or download the model again"
-            )
+        tensors = _matched(model, reader, f"{folder}", name)
         policy = Policy(model, torch.device(device))
         if lora_rank:
             policy.adapt(lora_rank)
@@ -68,29 +64,60 @@ def load(
     return policy
 
 
+def check_weights(folder: Path) -> None:
+    """Raise `BadInput` if no model can be built from config.json, or if its weights are of another model.
+
+    Reads the names and shapes of the tensors, and no weights. A warning names tensors that the model does not use."""
+    model, name = _build(folder)
+    with FolderReader(folder) as reader:
+        tensors = _matched(model, reader, f"{folder}", name)
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    if unused := [key for key in tensors.unexpected if not any(pattern.search(key) for pattern in ignored)]:
+        log.warning("%s: %s does not use %d tensors of the folder, as %s", folder, name, len(unused), unused[0])
+
+
+def _matched(model: Any, reader: FolderReader, folder: str, name: str) -> FolderTensors:
+    """Return the tensors of a folder, matched with the model. Raises `BadInput` for weights of another model."""
+    tensors = FolderTensors(model, reader.names)
+    fault = f"has no tensor {tensors.missing[0]} of {name}" if tensors.missing else ""
+    for key, p in stored_tensors(model):
+        if not fault and key in tensors.unchanged and (found := reader.shape(tensors.unchanged[key])) != tuple(p.shape):
+            fault = f"has a tensor {key} of shape {found}, but {name} needs {tuple(p.shape)}"
+    if fault:
+        raise BadInput(
+            f"{folder} {fault}, because it is incomplete or of another model; copy or download the model again"
+        )
+    return tensors
+
+
 def plain_name(name: str) -> str:
     """Return a parameter's name without the wrapper modules of an adapter."""
     return name.replace(".base_layer", "")
 
 
-def _build(folder: Path, config: Any, name: str) -> Any:
+def _build(folder: Path) -> tuple[Any, str]:
+    """Return the model of a configuration, without weights, and its name. Raises `BadInput`."""
+    config: Any = model_config(folder)
+    name = (config.architectures or [type(config).__name__])[0]
     longest_path(folder)  # raises BadInput for a model that the engines refuse
     try:
         with parameters_on_meta():
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation=attention.NAME
             )
-    except ValueError as e:
-        if "attention" not in str(e):
-            raise
-        raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
+    except Exception as e:  # the values of the configuration fit no model; transformers raises many types
+        if isinstance(e, ValueError) and "attention" in str(e):
+            raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
+        raise BadInput(
+            f"{folder}/config.json: no model can be built from this configuration ({one_line(e)}); use another model"
+        ) from e
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
     experts.choose(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # dropout would add noise to the ratio to the behaviour policy
-    return model
+    return model, name
 
 
 @contextmanager

@@ -40,15 +40,17 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
     backward pass.
     """
     config: Any = model_config(config_json)
+    try:
+        return _measured(config, tokens, compute, recompute, lora_rank)
+    except Exception as e:  # the sizes fit no model; the classes of transformers raise many types
+        raise BadInput(
+            f"{config_json}: no model can be built from this configuration ({one_line(e)}); use another model"
+        ) from e
+
+
+def _measured(config: Any, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int) -> ModelSizes:
     with FakeTensorMode(allow_non_fake_inputs=True):
-        try:
-            model: Any = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=attention.NAME
-            )
-        except Exception as e:  # the sizes fit no model; the classes of transformers raise many types
-            raise BadInput(
-                f"{config_json}: no model can be built from this configuration ({one_line(e)}); use another model"
-            ) from e
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention.NAME)
         policy = Policy(model, torch.device("cpu"))
         layers = model.get_decoder().layers
         total, in_layers = _count(model), _count(layers)
