@@ -12,6 +12,8 @@ import pytest
 
 from tests.local.test_training import command, local_recipe, train, weights
 from treeadv.cli.main import main
+from treeadv.errors import BadInput
+from treeadv.evaluation.folder import EvalFolder
 from treeadv.storage.run_folder import RunFolder
 
 
@@ -176,3 +178,24 @@ def test_eval_with_other_settings_is_refused(tiny_model: Path, held_out: Path, t
         assert main([*eval_command(tiny_model, held_out / "one.jsonl", out), *more]) == 2
         shown = capsys.readouterr().err
         assert named in shown and "choose another --out" in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("settings.json", "", "is not JSON"),
+        ("settings.json", "[1]", "a JSON object is needed, found list"),
+        ("settings.json", '{"a": ' + "9" * 5000 + "}", "an integer has more than 4300 digits"),
+        ("answers/one.jsonl", "7\n", "one.jsonl:1: is no finished problem"),
+        ("answers/one.jsonl", "{}\n", "one.jsonl:1: is no finished problem (KeyError: 'answers')"),
+        ("answers/one.jsonl", '{"place": 0, "answers": []}\n', "one.jsonl:1: its place and the tokens of its answers"),
+        ("answers/one.jsonl", '{"place": -1, "answers": [ANSWER]}\n', "one.jsonl:1: its place and the tokens"),
+        ("answers/one.jsonl", '{"place": 0, "answers": [ANSWER, 7]}\n', "one.jsonl:1: is no finished problem"),
+    ],
+)
+def test_damaged_file_of_an_evaluation_is_named(tmp_path: Path, file: str, content: str, said: str) -> None:
+    folder = EvalFolder(tmp_path / "evaluation", {"a": 1})
+    (folder.path / file).write_text(content.replace("ANSWER", '{"verdict": "wrong", "finish": "stop", "tokens": 3}'))
+    with pytest.raises(BadInput) as caught:
+        EvalFolder(folder.path, {"a": 1}).results("one")
+    assert said in str(caught.value) and "restore the" in str(caught.value) and "\n" not in str(caught.value)

@@ -11,14 +11,17 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from treeadv.disk import fsync, replace_file, writing
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line
 from treeadv.evaluation.scores import Result, Score
 from treeadv.evaluation.sets import EvalSet
 from treeadv.evaluation.table import markdown
 from treeadv.forest import Finish, Forest, Verdict
-from treeadv.jsonl import JsonMapping, JsonObject, read_jsonl
+from treeadv.jsonl import JsonMapping, JsonObject, read_jsonl, read_object
+
+_REMEDY = "restore the line, or delete it: the problem is then answered again"
 
 
 class EvalFolder:
@@ -30,7 +33,7 @@ class EvalFolder:
         self.path = path
         file = path / "settings.json"
         if file.is_file():
-            if changed := _changed(json.loads(file.read_text()), json.loads(json.dumps(settings))):
+            if changed := _changed(read_object(file), json.loads(json.dumps(settings))):
                 raise BadInput(f"{path}: holds an evaluation with another {changed}; choose another --out")
             return
         if path.exists() and any(path.iterdir()):
@@ -45,11 +48,14 @@ class EvalFolder:
         file = self._file(name)
         if not file.is_file():
             return {}
-        data = file.read_bytes()
+        try:
+            data = file.read_bytes()
+        except OSError as e:
+            raise BadInput(f"{file}: cannot be read ({e.strerror}); restore the file") from e
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             replace_file(file, whole)
-        return {line["place"]: _result(line) for _, line in read_jsonl(file, "a finished problem")}
+        return dict(_result(line, f"{file}:{n}") for n, line in read_jsonl(file, "a finished problem"))
 
     def add(self, name: str, line: JsonMapping) -> None:
         """Append a finished problem and make the line durable."""
@@ -99,13 +105,20 @@ def settings_of_sets(sets: Sequence[EvalSet]) -> JsonObject:
     return found
 
 
-def _result(line: JsonMapping) -> Result:
-    answers = line["answers"]
-    return Result(
-        verdicts=tuple(int(Verdict[a["verdict"].upper()]) for a in answers),
-        finishes=tuple(int(Finish[a["finish"].upper()]) for a in answers),
-        lengths=tuple(a["tokens"] for a in answers),
-    )
+def _result(line: Any, where: str) -> tuple[int, Result]:
+    """Return (place of the problem, its result) of a line. Raises `BadInput`, which names `where` a damaged line is."""
+    try:
+        answers, place = line["answers"], line["place"]
+        found = Result(
+            verdicts=tuple(int(Verdict[a["verdict"].upper()]) for a in answers),
+            finishes=tuple(int(Finish[a["finish"].upper()]) for a in answers),
+            lengths=tuple(a["tokens"] for a in answers),
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        raise BadInput(f"{where}: is no finished problem ({type(e).__name__}: {one_line(e)}); {_REMEDY}") from e
+    if not answers or any(type(n) is not int or n < 0 for n in (place, *found.lengths)):
+        raise BadInput(f"{where}: its place and the tokens of its answers must be integers from 0; {_REMEDY}")
+    return place, found
 
 
 def _changed(old: JsonMapping, new: JsonMapping) -> str:

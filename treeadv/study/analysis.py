@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from typing import Literal
 import numpy as np
 
 from treeadv.errors import BadInput
-from treeadv.jsonl import JsonObject
+from treeadv.study.results import Result, read_result
 from treeadv.study.spec import HIGHER_IS_BETTER, Cell, Comparison, Study
 
 BOOTSTRAPS = 10_000
 ClaimVerdict = Literal["supported", "refuted", "undecided"]
-Result = JsonObject  # the content of cell.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +48,7 @@ def read_cells(study: Study, home: Path) -> dict[tuple[str, int], Result]:
     """Return the result of each cell by (row, seed). A cell without a result file has the status `missing`."""
     out = {}
     for cell in study.cells:
-        path = home / "cells" / cell.folder / "cell.json"
-        out[cell.row, cell.seed] = json.loads(path.read_text()) if path.is_file() else _missing(cell)
+        out[cell.row, cell.seed] = read_result(home, cell) or _missing(cell)
     return out
 
 

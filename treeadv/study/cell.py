@@ -37,9 +37,9 @@ from treeadv.local.training import train
 from treeadv.report.progress import Progress
 from treeadv.storage.run_folder import RunFolder
 from treeadv.study.forests import describe_forests
+from treeadv.study.results import LOOKS, RESULT, read_look, read_looks
 from treeadv.study.spec import Cell, HeldOut, Study, cell_config, load_study
 
-RESULT, LOOKS = "cell.json", "looks.json"
 _SERIES = ("reward_mean", "tokens_generated", "tokens_trained", "sharing", "zero_variance", "entropy_mean",
            "grad_norm", "clip_ratio", "elapsed_s", "leaves", "nonfinite_updates")  # fmt: skip
 
@@ -51,7 +51,7 @@ class Interrupted(Exception):
 def run_cell(study: Study, cell: Cell, folder: Path, model: Path | None) -> JsonObject:
     """Run one cell in `folder`, or continue it. Returns the content of cell.json. Raises the error that ends a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    looks = _read(folder / LOOKS)
+    looks = read_looks(folder)
     started = time.time()
     _look_at_start(study, cell_config(study, cell, folder, model, _steps(study, 0)), looks, folder)
     while (steps := _next_steps(study, folder)) is not None:
@@ -126,7 +126,7 @@ def _look_at_start(study: Study, config: Config, looks: JsonObject, folder: Path
     drawn = alone.model_dump_json(include={"model": True, "task": True, "sampling": True})
     shared = folder.parent / f"start-{blake2b(drawn.encode(), digest_size=6).hexdigest()}.json"
     if "0" not in looks and shared.is_file():
-        looks["0"] = json.loads(shared.read_text())
+        looks["0"] = read_look(shared)
     _look(study, config, resolve(config.model.path, config.model.cache), 0, 0.0, looks, folder)
     replace_file(shared, json.dumps(looks["0"]))
 
@@ -155,10 +155,6 @@ def held_out(spec: HeldOut, config: Config) -> list[Problem]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _read(path: Path) -> JsonObject:
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def cell_process(home: Path, name: str, model: Path | None) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from treeadv.disk import replace_file
+from treeadv.disk import make_folder, replace_file
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.report.markup import add
 from treeadv.report.page import finish, page, table
 from treeadv.report.progress import clock
-from treeadv.study.analysis import ComparisonResult, Result, RowSummary, common_tokens, compare, read_cells, summarise
+from treeadv.study.analysis import ComparisonResult, RowSummary, common_tokens, compare, read_cells, summarise
 from treeadv.study.curves import STYLE, band, draw
+from treeadv.study.results import Result, read_sessions
 from treeadv.study.spec import Study, load_study
 
 ROW_HEADS = (
@@ -38,10 +39,9 @@ def write_reports(home: Path, out: Path) -> list[Path]:
         raise BadInput(f"{home}: not the folder of a study (no study.yaml); treeadv study run makes one")
     study = load_study(home / "study.yaml")
     cells = without_folders(read_cells(study, home))
-    file = home / "machine.json"
-    sessions = without_folders(json.loads(file.read_text())) if file.is_file() else []
+    sessions = without_folders(read_sessions(home))
     rows, outcomes = summarise(study, cells), compare(study, cells)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     written = {
         "report.html": _page(study, cells, rows, outcomes, sessions),
         "report.md": _markdown(study, cells, rows, outcomes, sessions),
@@ -50,7 +50,7 @@ def write_reports(home: Path, out: Path) -> list[Path]:
     if out.resolve() != home.resolve():
         written["study.yaml"] = (home / "study.yaml").read_text()
     for name, text in written.items():
-        replace_file(out / name, text)
+        replace_file(out / name, text.encode(errors="backslashreplace"))  # a name may hold half of a surrogate pair
     return [out / name for name in written]
 
 

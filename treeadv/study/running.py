@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from treeadv.data.model_folder import resolve
-from treeadv.disk import replace_file
+from treeadv.disk import make_folder, replace_file
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import warm_model
 from treeadv.storage.lock import LocalLock
-from treeadv.study.cell import RESULT, cell_process
+from treeadv.study.cell import cell_process, held_out
+from treeadv.study.results import MACHINE, RESULT, read_look, read_looks, read_result, read_sessions
 from treeadv.study.spec import Cell, Study, cell_config, load_study
 
 
@@ -34,14 +35,17 @@ def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, comma
     later call has a different file, because the analysis is chosen before the runs.
     """
     study = load_study(file)
-    home.mkdir(parents=True, exist_ok=True)
+    _check_held_out(study, home)
+    make_folder(home)
     _freeze(file, home)
     lock = LocalLock(home)
     try:
-        model = _model(study, home, cache)
-        _note_machine(home, command)
         statuses = ("missing", "failed") if retry else ("missing",)
         left = [cell for cell in study.cells if status(home, cell) in statuses]
+        _check_looks(left, home)
+        sessions = read_sessions(home)
+        model = _model(study, home, cache)
+        replace_file(home / MACHINE, json.dumps([*sessions, _session(command)], indent=2) + "\n")
         for cell in left:
             (home / "cells" / cell.folder / RESULT).unlink(missing_ok=True)
         with _terminated_as_interrupted():
@@ -53,8 +57,24 @@ def run_study(file: Path, home: Path, jobs: int, cache: Path, retry: bool, comma
 
 def status(home: Path, cell: Cell) -> str:
     """Return the status of a cell: `done`, `failed` or `missing`."""
-    path = home / "cells" / cell.folder / RESULT
-    return str(json.loads(path.read_text())["status"]) if path.is_file() else "missing"
+    found = read_result(home, cell)
+    return str(found["status"]) if found else "missing"
+
+
+def _check_held_out(study: Study, home: Path) -> None:
+    """Raise `BadInput` if the held-out problems of a file cannot be read."""
+    config = cell_config(study, study.cells[0], home, home, 1)
+    for spec in (study.development, study.test):
+        if spec.source is not None:
+            held_out(spec, config)
+
+
+def _check_looks(cells: Iterable[Cell], home: Path) -> None:
+    """Raise `BadInput` for a damaged look of a cell that will go on, or of the cells' common start."""
+    for cell in cells:
+        read_looks(home / "cells" / cell.folder)
+    for path in sorted((home / "cells").glob("start-*.json")):
+        read_look(path)
 
 
 def _freeze(file: Path, home: Path) -> None:
@@ -79,6 +99,7 @@ def _model(study: Study, home: Path, cache: Path) -> Path | None:
             resolve(path, cached)
         return None
     warmup = study.warmup
+    make_folder(cache)
     with Progress(TextColumn("warm-up of the model"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                   console=Console(stderr=True)) as bar:  # fmt: skip
         task = bar.add_task("steps", total=warmup.steps)
@@ -86,17 +107,14 @@ def _model(study: Study, home: Path, cache: Path) -> Path | None:
     return folder.resolve()
 
 
-def _note_machine(home: Path, command: str) -> None:
-    """Append the command, the time and the machine to machine.json."""
-    path = home / "machine.json"
-    sessions: list[JsonObject] = json.loads(path.read_text()) if path.is_file() else []
+def _session(command: str) -> JsonObject:
+    """Return the command, the time and the machine, for machine.json."""
     model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "unknown")
-    sessions.append({
+    return {
         "command": command, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "cpu": model,
         "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
         "load": os.getloadavg(),
-    })  # fmt: skip
-    replace_file(path, json.dumps(sessions, indent=2) + "\n")
+    }  # fmt: skip
 
 
 def _lines(path: str) -> list[str]:
@@ -148,10 +166,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _ending(home: Path, cell: Cell, code: int | None) -> str:
     """Return a text that says how a cell ended."""
-    path = home / "cells" / cell.folder / RESULT
-    if path.is_file():
-        result = json.loads(path.read_text())
+    if result := read_result(home, cell):
         if result["status"] == "done":
             return f"accuracy {result['test']['accuracy']:.3f} on the test problems"
         return f"failed: {result['reason']}"
-    return f"ended with code {code}; the next call continues it (log: {path.parent / 'log'})"
+    return f"ended with code {code}; the next call continues it (log: {home / 'cells' / cell.folder / 'log'})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from treeadv import config as configuration
 from treeadv.config import Config, read_mapping
-from treeadv.errors import BadInput
+from treeadv.errors import BadInput, one_line, short
 from treeadv.jsonl import JsonObject
 from treeadv.local.warmup import Warmup
 from treeadv.section import Positive, Section, faults
@@ -21,6 +22,9 @@ Metric = Literal[
     "mixed_outcomes",
 ]  # fmt: skip
 HIGHER_IS_BETTER = {"test_accuracy", "dev_accuracy", "dev_accuracy_at_tokens", "mixed_outcomes"}
+
+
+_NAME = r"[\w+=-][\w.+=-]*"
 
 
 class Budget(Section):
@@ -94,8 +98,16 @@ class Study(Section):
                     raise ValueError(f"analysis.comparisons: no row {arm!r}; there are {', '.join(self.rows)}")
         if self.analysis.baseline not in self.rows:
             raise ValueError(f"analysis.baseline: no row {self.analysis.baseline!r}; there are {', '.join(self.rows)}")
-        named = self.base.get("task", {}).get("tables", {})
-        if self.warmup and {"seed", "hard"} & named.keys():
+        if unfit := [name for row in self.rows for name in row.split("/") if not re.fullmatch(_NAME, name)]:
+            raise ValueError(
+                f"{short(unfit[0])} names an arm or a value of the grid, so it is part of a file name; use letters,"
+                " digits and . _ + = -"
+            )
+        try:
+            json.dumps([self.base, self.rows])
+        except (TypeError, ValueError, RecursionError) as e:  # a date, bytes, or a mapping that holds itself
+            raise ValueError(f"base, arms and grid must hold JSON values ({one_line(e)}); write it as a text") from e
+        if self.warmup and {"seed", "hard"} & _tables(self.base).keys():
             raise ValueError("base.task.tables: seed and hard come from warmup.tables; remove them")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: a seed is named twice; remove one")
@@ -125,6 +137,15 @@ class Study(Section):
         each row.
         """
         return [Cell(row=row, seed=seed) for seed in self.seeds for row in self.rows]
+
+
+def _tables(base: JsonObject) -> JsonObject:
+    """Return base.task.tables. Raises ValueError if it is no mapping."""
+    task = base.get("task", {})
+    tables = task.get("tables", {}) if isinstance(task, dict) else None
+    if not isinstance(tables, dict):
+        raise ValueError("base.task and base.task.tables must be mappings")
+    return tables
 
 
 class Cell(Section):
@@ -161,7 +182,7 @@ def cell_config(study: Study, cell: Cell, folder: Path, model: Path | None, step
         "run.checkpoint_every": study.look_every, "run.keep_checkpoints": 10**6,
     }  # fmt: skip
     if study.warmup is not None:
-        tables = study.warmup.tables.model_dump() | study.base.get("task", {}).get("tables", {})
+        tables = study.warmup.tables.model_dump() | _tables(study.base)
         fixed |= {"model.path": str(model), "task.source": "operator-tables", "task.tables": tables}
     changes = study.rows[cell.row] | fixed
     base = json.loads(json.dumps(study.base))
