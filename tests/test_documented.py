@@ -38,6 +38,7 @@ TRAIN = ("--local", "generator.count=1", "run.root=shortened", "sampling.max_tok
 SHORTER = {
     r"train --resume RUN": ("run.steps=10",),
     r"train .*--config .*": ("model.path=tiny", "run.steps=1", "learner.forests_per_step=2", "sampling.leaves=2"),
+    r"eval --model .*": ("sampling.max_tokens=8",),
     r"plan deploy/recipes/laptop.yaml": (),
     r"bench verifier .*": ("--answers", "100"),
     r"bench queue .+": ("--forests", "64"),
@@ -49,7 +50,6 @@ SHORTER = {
 # Why a command of the project is not run here, by a pattern of the command.
 NOT_RUN = {
     r"treeadv train --resume s3://.*": "needs a bucket; tests/test_storage.py resumes a run on a server of S3",
-    r"treeadv eval --model .*": "takes minutes; tests/test_your_task.py evaluates a model",
     r"treeadv generate --model .*": "takes minutes; the test of the picture of docs/tree.md runs it",
     r"treeadv scale .*": "needs a running run; tests/deploy/test_autoscaler.py scales one",
     r"treeadv view .*": "serves until Ctrl-C; tests/view starts the server and reads its pages",

@@ -141,7 +141,7 @@ def test_interrupted_run_resumes_from_its_checkpoint(tmp_path, tiny_model):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("model.path=nowhere", "nowhere: the folder has no config.json"),
+        ("model.path=nowhere", "nowhere: no such folder"),
         ("task.source=none.jsonl", "none.jsonl"),
         ("learner.preset=treeadvv", "did you mean treeadv?"),
         ("learner.correction=icepopp", "learner.correction=icepopp is unknown, did you mean icepop?"),

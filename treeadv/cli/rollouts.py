@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 def add_model_arguments(p: Parser, data: str) -> None:
     """Add the arguments that name model, problems and configuration. `data` is the help text of --data."""
-    p.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder, or smollm2-135m-instruct")
+    p.add_argument("--model", required=True, metavar="MODEL", help="Hugging Face folder, or smollm2-135m-instruct")
     p.add_argument("--data", type=local, required=True, metavar="FILE", help=data)
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N problems of a file")
     p.add_argument("--config", type=local, metavar="RECIPE.yaml", help="take prompt, sampling and engine from a recipe")

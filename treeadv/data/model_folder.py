@@ -57,8 +57,9 @@ def check_path(name: str, cache: str) -> None:
     else:
         for needed in ("config.json", "tokenizer.json"):
             if not (Path(name) / needed).is_file():
+                fault = f"the folder has no {needed}" if Path(name).is_dir() else "no such folder"
                 raise BadInput(
-                    f"model.path={name}: the folder has no {needed}; give a Hugging Face model folder,"
+                    f"model.path={name}: {fault}; give a Hugging Face model folder,"
                     f" ORGANISATION/MODEL or {SMOLLM2}"
                 )
         check_folder(Path(name))
