@@ -207,7 +207,7 @@ def test_report_is_in_the_run_folder_and_its_path_is_printed(tmp_path: Path, cap
 
 # ---- mistakes ------------------------------------------------------------------------------------
 GENERATE = ("generate", "--model", "M", "--data", "problems.jsonl", "--out", "o.arrow")
-READS_RUN = (["view"], ["show"], ["watch"], ["report"], ["runs"], ["compare", "."])
+READS_RUN = (["view"], ["watch"], ["runs"], ["compare", "."])
 AWAY = (
     "s3://b/x?region=r is not on this machine; copy it, then give x: "
     """python -c "from pyarrow.fs import copy_files; copy_files('s3://b/x?region=r', 'x')\""""
@@ -340,7 +340,10 @@ def test_verifier_that_cannot_be_loaded_is_bad_input(tiny_model: Path, problems:
         (["train", "--config", "r.yaml", "lr=1e-4"], "unknown key lr, did you mean learner.lr?"),
         (["train", "--config", "r.yaml", "step=4"], "unknown key step, did you mean run.steps?"),
         (["train", "--config", "r.yaml", "run.stps=4"], "did you mean run.steps?"),
-        (["train", "--config", "r.yaml", f"run.seed={'1' * 5000}"], "the value is not YAML (an integer has more than 4300 digits"),
+        (
+            ["train", "--config", "r.yaml", f"run.seed={'1' * 5000}"],
+            "the value is not YAML (an integer has more than 4300 digits",
+        ),
         (["train", "--config", "long.yaml"], "long.yaml is not YAML: an integer has more than 4300 digits"),
         (
             ["train", "--resume", "runs"],

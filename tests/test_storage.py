@@ -299,6 +299,33 @@ def test_bad_storage_gives_one_line_and_creates_no_file(bucket, tmp_path, tiny_m
     assert not (tmp_path / "one").exists()
 
 
+def test_run_in_a_bucket_is_shown_reported_and_audited(bucket, tmp_path, tiny_model, monkeypatch, capsys):
+    name, client, uri = bucket
+    few = ("run.steps=2", "generator.count=1", "learner.forests_per_step=2", "sampling.leaves=2")
+    assert cli.main(["train", "--local", "--config", str(of(uri, tmp_path, tiny_model)), *few]) == 0
+    shutil.rmtree(tmp_path / "one")  # the machine is lost
+    client.delete_object(Bucket=name, Key="runs/one/report.html")
+    monkeypatch.chdir(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def said(*words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert cli.main([*words]) == code
+        out, err = capsys.readouterr()
+        assert code == 0 or err.count("\n") == 1
+        return " ".join((err if code else out).split())
+
+    assert f"4 forests; treeadv show {uri} --step N draws a step" in said("show", uri)
+    assert "2 leaves in 2 trees" in said("show", uri, "--step", "2", "--index", "0", "--model", str(tiny_model))
+    assert said("report", uri) == f"report.html in {uri}"
+    assert b"Run one" in client.get_object(Bucket=name, Key="runs/one/report.html")["Body"].read()
+    assert said("audit", uri).endswith(" sound")
+    assert f"the journal of {uri} has steps up to 2" in said("show", uri, "--step", "9", code=2)
+    for command in ("show", "report"):
+        assert "/two" in (line := said(command, uri.replace("/one", "/two"), code=2)) and "holds no run" in line
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

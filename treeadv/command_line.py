@@ -138,6 +138,11 @@ def local(text: str) -> Path:
     return _typed_path(text)
 
 
+def readable(text: str) -> str | Path:
+    """Parse an argument that names a run to read: a path of this machine, or the URI of a run in an object store."""
+    return text if is_uri(text) else _typed_path(text)
+
+
 def output(text: str) -> Path:
     """Parse an argument that names a file or folder to write on this machine."""
     if is_uri(text):

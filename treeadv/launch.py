@@ -21,9 +21,8 @@ from treeadv.data.tasks import check_content
 from treeadv.disk import replace_file
 from treeadv.errors import BadForest, BadInput, RunFailed, one_line
 from treeadv.places import check_typed, is_uri
-from treeadv.storage.folder import split
 from treeadv.storage.lock import LocalLock
-from treeadv.storage.run_folder import RunFolder, named_store
+from treeadv.storage.run_folder import RunFolder, named_store, stored_config
 from treeadv.storage.run_store import object_store
 from treeadv.visible import visible_logger
 
@@ -180,13 +179,8 @@ def _download(uri: str, overrides: list[str], path: Path | None) -> tuple[RunFol
 
     The store holds the records of all steps up to its last checkpoint. If the folder holds records of later steps,
     the run repeats these steps."""
-    text = object_store(uri, Path()).pull("config.yaml")
-    if not text:
-        raise BadInput(f"{uri} holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
-    parent, name = split(uri)
-    place = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # the run may have been moved
-    tree = configuration.mapping_of(text, f"{uri}/config.yaml", "a configuration is a mapping of sections")
-    stored = configuration.build(tree, place, uri)
+    stored = stored_config(uri)
+    name = stored.run.name
     root = configuration.build(stored.model_dump(mode="json"), overrides, uri).run.root
     run_path = path or Path(root) / name
     folder = RunFolder(run_path, object_store(uri, run_path))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local, output
+from treeadv.command_line import local, output, readable
+from treeadv.places import is_uri
 from treeadv.visible import visible
 
 
@@ -18,7 +19,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--json", action="store_true", help="print JSON")
 
     p = add_command(commands, "report", report, "write report.html into a run folder")
-    p.add_argument("run_dir", type=local, metavar="RUN")
+    p.add_argument("run_dir", type=readable, metavar="RUN", help="a folder, or the URI of a run in an object store")
 
     p = add_command(commands, "runs", runs, "list the runs of a folder")
     p.add_argument("root", type=local, nargs="?", default=Path("runs"), metavar="FOLDER", help="default: runs")
@@ -38,8 +39,15 @@ def audit(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     from treeadv.report.run import write_report
+    from treeadv.storage.run_folder import opened_run
+    from treeadv.storage.run_store import object_store
 
-    print(visible(str(write_report(args.run_dir))))
+    with opened_run(args.run_dir) as folder:
+        written = str(path := write_report(folder))
+        if is_uri(str(args.run_dir)):
+            object_store(args.run_dir, folder).keep(path)
+            written = f"report.html in {args.run_dir}"
+        print(visible(written))
     return 0
 
 

@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from os.path import commonprefix
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeadv.cli.files import check_target, replaced
 from treeadv.cli.parser import Commands, add_command
-from treeadv.command_line import local, output
+from treeadv.command_line import local, output, readable
 from treeadv.errors import BadInput
 from treeadv.visible import visible
 
@@ -27,7 +28,9 @@ EXCERPT = 40  # the list shows this many of the last characters of a prompt
 def add(commands: Commands) -> None:
     text = "draw forests of a run or of an Arrow file in the terminal, as a page or as a picture"
     p = add_command(commands, "show", show, text)
-    p.add_argument("path", type=local, metavar="PATH", help="the folder of a run, or an Arrow file of forests")
+    p.add_argument(
+        "path", type=readable, metavar="PATH", help="the folder or URI of a run, or an Arrow file of forests"
+    )
     p.add_argument("--step", type=int, metavar="N", help="of a run: the forests of this step; without it a list")
     p.add_argument("--index", type=int, metavar="N", help="only the N-th forest of the step or file, counted from 0")
     p.add_argument("--leaf", type=int, metavar="N", help="the whole text of one leaf, with what the verifier read")
@@ -44,14 +47,22 @@ def add(commands: Commands) -> None:
 
 
 def show(args: argparse.Namespace) -> int:
+    from treeadv.storage.run_folder import opened_run
+
+    for target in filter(None, (args.html, args.svg)):
+        check_target(target)
+    with opened_run(args.path) as path:
+        return _show(args, path)
+
+
+def _show(args: argparse.Namespace, path: Path) -> int:
+    """Show what `path` holds. It is args.path, or a folder with the files of the run at the URI args.path."""
     from treeadv.report.page import forests_page
     from treeadv.report.picture import Numbers
     from treeadv.report.tree import standalone
     from treeadv.view.sources import RunSource, open_source
 
-    for target in filter(None, (args.html, args.svg)):
-        check_target(target)
-    source = open_source(args.path, args.model, args.preset)
+    source = open_source(path, args.model, args.preset)
     rows, fault = source.rows()
     is_run = isinstance(source, RunSource)
     chosen = _of_step(args, rows, fault) if is_run and args.step is not None else []
@@ -70,7 +81,7 @@ def show(args: argparse.Namespace) -> int:
             scratch.write_text(standalone(pictures[0]), encoding="utf-8")
     if args.html:
         with replaced(args.html) as scratch:
-            scratch.write_text(forests_page(args.path.name, pictures), encoding="utf-8")
+            scratch.write_text(forests_page(path.name, pictures), encoding="utf-8")
     if not (args.html or args.svg):
         _print(args, source, pictures)
     return 0

@@ -59,8 +59,7 @@ def check_path(name: str, cache: str) -> None:
             if not (Path(name) / needed).is_file():
                 fault = f"the folder has no {needed}" if Path(name).is_dir() else "no such folder"
                 raise BadInput(
-                    f"model.path={name}: {fault}; give a Hugging Face model folder,"
-                    f" ORGANISATION/MODEL or {SMOLLM2}"
+                    f"model.path={name}: {fault}; give a Hugging Face model folder, ORGANISATION/MODEL or {SMOLLM2}"
                 )
         check_folder(Path(name))
 

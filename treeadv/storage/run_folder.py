@@ -20,9 +20,10 @@ import json
 import math
 import re
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,7 @@ from treeadv.disk import deleting, rename, replace_file, replacing, scratch_of, 
 from treeadv.errors import BadInput, one_line
 from treeadv.jsonl import JsonObject
 from treeadv.places import check_typed, is_uri
+from treeadv.storage.folder import split
 from treeadv.storage.lock import LocalLock
 from treeadv.storage.record_fields import CHECKS, DAMAGED, check_shown, parse_record
 from treeadv.storage.run_store import RECORDS, LocalRunStore, RunStore, object_store, run_store
@@ -276,6 +278,36 @@ def named_store(run: str | Path) -> RunStore:
         return object_store(str(run), Path())
     path = Path(run)
     return RunFolder.open(path, [])[0].store if (path / "config.yaml").is_file() else LocalRunStore(path)
+
+
+def stored_config(uri: str) -> Config:
+    """Return the configuration of the run at a URI. Raises `BadInput`."""
+    text = object_store(uri, Path()).pull("config.yaml")
+    if not text:
+        raise BadInput(f"{uri} holds no run (no config.yaml); name the run as {{run.storage}}/{{run.name}}")
+    parent, name = split(uri)
+    place = [f"run.storage={json.dumps(parent)}", f"run.name={json.dumps(name)}"]  # the run may have been moved
+    tree = configuration.mapping_of(text, f"{uri}/config.yaml", "a configuration is a mapping of sections")
+    return configuration.build(tree, place, uri)
+
+
+@contextmanager
+def opened_run(run: str | Path) -> Iterator[Path]:
+    """Yield the folder of a run for a command that only reads the run. Of a run at a URI it is a temporary folder with
+    the configuration and the records of the store's last checkpoint; readers of forests read the store itself."""
+    uri = str(run)
+    if not is_uri(uri):
+        yield Path(run)
+        return
+    config, store = stored_config(uri), object_store(uri, Path())
+    with tempfile.TemporaryDirectory(prefix="treeadv-") as scratch:
+        folder = Path(scratch) / config.run.name
+        folder.mkdir()
+        (folder / "config.yaml").write_text(config.to_yaml())
+        for file in (*RECORDS, "summary.json"):
+            if copy := store.pull(file):
+                (folder / file).write_text(copy)
+        yield folder
 
 
 def _make_complete(path: Path, config: Config) -> LocalLock:

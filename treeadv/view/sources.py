@@ -102,7 +102,7 @@ class RunSource:
     def rows(self) -> tuple[list[ForestRow], str]:
         replay = self._replay()
         if replay is None:
-            return [], f"{self._path} has no journal under replay/journal: the run has drawn nothing yet"
+            return [], f"{self._folder.uri} has no journal under replay/journal: the run has drawn nothing yet"
         if self._payloads is None:
             self._payloads = PayloadReader(replay.child("payloads"))
         history, fault = _read(replay)
@@ -115,7 +115,7 @@ class RunSource:
     def forest(self, key: str) -> Forest:
         attempt = self._history.attempts.get(key)
         if attempt is None or attempt.admitted is None or self._payloads is None:
-            raise BadInput(f"{key}: the journal of {self._path} has no such graded forest")
+            raise BadInput(f"{key}: the journal of {self._folder.uri} has no such graded forest")
         return self._payloads.forest(attempt.admitted)
 
     def learner_log_probs(self, key: str) -> Floats | None:
