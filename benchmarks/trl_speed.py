@@ -128,11 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = configuration.load(args.config, ["learner.preset=grpo", f"run.steps={args.steps}", FROZEN])
     folder = str(model_folder.resolve(config.model.path, config.model.cache))
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": folder})})
-    print_figures(bench="trl_speed", way="trl", **of_trl(config, args.steps, args.skip))
+    print_figures(bench="trl_speed", system="trl", **of_trl(config, args.steps, args.skip))
     for preset in args.presets:
-        for way, options in (("pipeline", ()), ("local", ("--local",))):
+        for system, options in (("pipeline", ()), ("local", ("--local",))):
             found = of_pipeline(config, args.config, preset, args.steps, args.skip, options)
-            print_figures(bench="trl_speed", way=way, preset=preset, **found)
+            print_figures(bench="trl_speed", system=system, preset=preset, **found)
 
 
 if __name__ == "__main__":

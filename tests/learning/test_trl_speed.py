@@ -19,6 +19,6 @@ def test_speed_of_trl_and_of_the_pipeline_is_printed(
     config = recipe(tmp_path, tiny_model, generator__count=1, task__verifier="literal")
     main(["--config", str(config), "--steps", "3", "--skip", "1", "--presets", "grpo"])
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-    assert [line["way"] for line in lines] == ["trl", "pipeline", "local"]
+    assert [line["system"] for line in lines] == ["trl", "pipeline", "local"]
     assert all(line["leaves_per_s"] > 0 and 0 < line["tokens_per_leaf"] <= 12 for line in lines)
     assert 0 < lines[0]["generation_share"] < 1
