@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import actors.cli
@@ -149,3 +152,46 @@ def test_number_that_must_be_above_zero_is_refused(
         with pytest.raises(SystemExit, match="2"):
             parser.parse_args([*["r.yaml"] * (tool == "plan"), f"{option}={value}"])
         assert f"argument {option}: '{value}' is not a " in capsys.readouterr().err
+
+
+def denied(read: Callable[[], object]) -> None:
+    """Call `read` as a user without rights. The system's own error leaves this function."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        read()
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(
+    "reader", [lambda path: path.open(), lambda path: pa.OSFile(str(path))], ids=["python", "pyarrow"]
+)
+def test_missing_permission_is_one_line_with_the_file(reader, grouped: bool, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "closed" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text("run: {}")
+    path.parent.chmod(0)
+
+    def call() -> None:
+        try:
+            denied(lambda: reader(path))
+        except PermissionError as e:
+            raise ExceptionGroup("readers", [ValueError(), e]) if grouped else e from None
+
+    try:
+        assert run_command(call) == 2
+    finally:
+        path.parent.chmod(0o700)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line and "Permission denied" in line and "give this user the permission" in line
+
+
+def test_missing_permission_without_a_file_is_no_bad_input() -> None:
+    def call() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.raises(PermissionError):
+        run_command(call)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from treeadv.errors import BadInput, single_errors
+from treeadv.errors import BadInput, one_line, single_errors
 from treeadv.places import copy_command, is_uri, meant_uri, target_of
 from treeadv.visible import visible
 
@@ -104,8 +104,9 @@ def run_command(call: Callable[[], int | None]) -> int:
         if sys.stdout:
             sys.stdout.flush()  # an error of the output then has a handler
         return code
-    except (BadInput, BaseExceptionGroup) as error:
-        bad = next((e for e in single_errors(error) if isinstance(e, BadInput)), None)
+    except (BadInput, PermissionError, BaseExceptionGroup) as error:
+        causes = list(single_errors(error))
+        bad = next((e for e in causes if isinstance(e, BadInput)), None) or _denied(causes)
         if bad is None:
             raise
         print(f"treeadv: error: {visible(str(bad))}", file=sys.stderr)
@@ -121,6 +122,16 @@ def run_command(call: Callable[[], int | None]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _denied(causes: Iterable[BaseException]) -> BadInput | None:
+    """Return the error for the first file or folder that this user may not use; None if there is no such file."""
+    for cause in causes:
+        if isinstance(cause, PermissionError) and (cause.filename is not None or "local file" in str(cause)):
+            named = cause.filename is not None  # otherwise the message of pyarrow names the file
+            fault = f"{cause.filename}: cannot be used ({cause.strerror})" if named else one_line(cause)
+            return BadInput(f"{fault}; give this user the permission for it, or choose another place")
+    return None
 
 
 def _discard_output() -> None:
