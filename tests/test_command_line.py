@@ -195,3 +195,17 @@ def test_missing_permission_without_a_file_is_no_bad_input() -> None:
 
     with pytest.raises(PermissionError):
         run_command(call)
+
+
+@pytest.mark.parametrize("name", ["h\udcff.jsonl", "\ud800"])
+def test_name_that_is_not_utf8_is_refused(name: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        actors.cli.main(["eval", "--model", "m", "--data", name])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument --data: {name!a}: the name is not UTF-8 text; rename the file" in line
+
+
+def test_name_of_any_language_is_taken(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert actors.cli.main(["grade", "größe-数.jsonl"]) == 2
+    assert "größe-数.jsonl: no such file" in capsys.readouterr().err

@@ -166,6 +166,8 @@ def output(text: str) -> Path:
 def _typed_path(text: str) -> Path:
     if (uri := meant_uri(text)) is not None:
         raise argparse.ArgumentTypeError(f"{text} is no path and no URI; did you mean {uri}?")
+    if not text.isascii() and text != text.encode(errors="replace").decode():  # runs and seeds store names as UTF-8
+        raise argparse.ArgumentTypeError(f"{text!a}: the name is not UTF-8 text; rename the file or folder")
     return Path(text)
 
 
