@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from treeadv.errors import BadInput, one_line, single_errors
-from treeadv.places import copy_command, is_uri, meant_uri, target_of
+from treeadv.places import copy_command, is_text, is_uri, meant_uri, target_of
 from treeadv.visible import visible
 
 FIELD = "section.key=value"  # how help texts write a field of the configuration
@@ -166,7 +166,7 @@ def output(text: str) -> Path:
 def _typed_path(text: str) -> Path:
     if (uri := meant_uri(text)) is not None:
         raise argparse.ArgumentTypeError(f"{text} is no path and no URI; did you mean {uri}?")
-    if not text.isascii() and text != text.encode(errors="replace").decode():  # runs and seeds store names as UTF-8
+    if not is_text(text):  # runs and seeds store names as UTF-8
         raise argparse.ArgumentTypeError(f"{text!a}: the name is not UTF-8 text; rename the file or folder")
     return Path(text)
 

@@ -1,4 +1,4 @@
-"""Tells paths on this machine from URIs of object stores."""
+"""Tells paths on this machine from URIs of object stores, and names that are text from others."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ def copy_command(uri: str) -> str:
 def target_of(uri: str) -> str:
     """Return the name of the copy that `copy_command` makes: the last part of the URI, without its query."""
     return Path(uri.partition("?")[0].rstrip("/")).name
+
+
+def is_text(name: str) -> bool:
+    """Return whether the name of a file is text. Python keeps the bytes of another name as unpaired surrogates."""
+    return name.isascii() or name == name.encode(errors="replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ def test_folder_holds_a_set_for_each_file(tmp_path: Path) -> None:
     found = read_sets(tmp_path, TASK)
     assert [(s.name, len(s.problems), s.places) for s in found] == [("a", 2, (0, 1)), ("b", 3, (0, 1, 2))]
     assert [s.places for s in read_sets(tmp_path, TASK, limit=2)] == [(0, 1), (0, 1)]
+
+
+def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    os.rename(write(tmp_path / "a.jsonl", 2), os.fsencode(tmp_path) + b"/\xff.jsonl")
+    with pytest.raises(BadInput, match=r"not UTF-8 text.*rename the file"):
+        read_sets(tmp_path, TASK)
 
 
 def test_subset_and_seeds_are_the_same_in_every_evaluation(tmp_path: Path) -> None:

@@ -162,3 +162,10 @@ def test_folder_that_cannot_be_made_is_named(home: Path, tmp_path: Path) -> None
     for folder, models in ((home / MACHINE, tmp_path / "models"), (tmp_path / "new", home / MACHINE)):
         with pytest.raises(BadInput, match=r"machine\.json: the folder cannot be created \(File exists\)"):
             run_study(home / "study.yaml", folder, 1, models, False, "")
+
+
+def test_folder_in_place_of_the_study_is_kept(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "study.yaml").rename(home / "file.yaml")
+    (home / "study.yaml").mkdir()
+    assert main(["study", "run", str(home / "file.yaml"), "--dir", str(home)]) != 0
+    assert str(home / "study.yaml") in capsys.readouterr().err and (home / "study.yaml").is_dir()

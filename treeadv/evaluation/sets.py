@@ -12,6 +12,7 @@ from treeadv.data.rows import READERS
 from treeadv.data.tasks import file_problems, held_out_problems
 from treeadv.data.tickets import Ticket
 from treeadv.errors import BadInput
+from treeadv.places import is_text
 from treeadv.seeds import derive, generator
 from treeadv.task_config import TaskConfig
 
@@ -40,6 +41,8 @@ def read_sets(path: Path, task: TaskConfig, limit: int | None = None, subset: in
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in READERS) if path.is_dir() else [path]
     if not files:
         raise BadInput(f"{path}: the folder holds no {' or '.join(READERS)} file of problems")
+    if odd := next((f for f in files if not is_text(f.name)), None):
+        raise BadInput(f"{str(odd)!a}: the name is not UTF-8 text, and it names a set; rename the file")
     names = [f.stem for f in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{path}: two files have the name {twice[0]}, which names their sets; rename one file")

@@ -79,7 +79,7 @@ def _check_looks(cells: Iterable[Cell], home: Path) -> None:
 
 def _freeze(file: Path, home: Path) -> None:
     frozen = home / "study.yaml"
-    if not frozen.is_file():
+    if not frozen.exists():
         replace_file(frozen, file.read_text())
     elif load_study(frozen) != load_study(file):
         raise BadInput(
