@@ -189,7 +189,9 @@ class LearnerConfig(Section):
 
     count: Positive = Field(1, description="learner ranks; more than one shard the model (FSDP2)")
     forests_per_step: Positive = Field(6, description="forests of a step")
-    preset: str = Field("treeadv", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset")
+    preset: str = Field(
+        "treeadv_per_leaf", description="an entry of treeadv.presets.PRESETS, or module:NAME of a Preset"
+    )
     advantage: AdvantageOverrides = AdvantageOverrides()
     updates_per_batch: Positive = Field(
         1, description="optimizer updates of a pass over the forests of a step, each on its share of them"
