@@ -52,6 +52,6 @@ def test_hub_model_comes_from_the_cache_or_is_refused(tiny_model: Path, tmp_path
 @pytest.mark.parametrize("name", ["nowhere", "/no/where", "../no", "a/b/c"])
 def test_invalid_hub_name_is_reported_as_a_missing_folder(name: str) -> None:
     with pytest.raises(
-        BadInput, match=r"has no config\.json; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
+        BadInput, match=r"no such folder; give a Hugging Face model folder, ORGANISATION/MODEL or smollm2"
     ):
         check_path(name, "models")

@@ -249,7 +249,7 @@ def test_rule_cannot_read_what_it_does_not_declare(rule: str):
         (f"{__name__}:PROMPT", {}, "not a subclass of treeadv.sampling.rules.ForkRule"),
         (f"{__name__}:ForgetsPredictable", {}, "must set `predictable`"),
         (f"{__name__}:ForgetsFires", {}, "must define `fires`"),
-        ("fixed", {"gaps": 3}, r"sampling.rule_options of rule fixed: gaps: .* \(options: gap\)"),
+        ("fixed", {"gaps": 3}, r"sampling.rule_options of rule fixed: unknown key gaps \(options: gap\)"),
         ("fixed", {"gap": 0}, "gap: Input should be greater"),
         ("entropy", {"gap": 3}, r"\(options: none\)"),
     ],

@@ -287,10 +287,10 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tokenizer of the tiny model with a chat template."""
+    """The tiny model with a chat template."""
     folder = tmp_path_factory.mktemp("chat")
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
-        shutil.copy(tiny_model / name, folder)
+    for file in (*tiny_model.glob("*.json"), *tiny_model.glob("*.safetensors")):
+        shutil.copy(file, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -315,7 +316,7 @@ def test_run_in_a_bucket_is_shown_reported_and_audited(bucket, tmp_path, tiny_mo
         assert code == 0 or err.count("\n") == 1
         return " ".join((err if code else out).split())
 
-    assert f"4 forests; treeadv show {uri} --step N draws a step" in said("show", uri)
+    assert f"4 forests; treeadv show {shlex.quote(uri)} --step N draws a step" in said("show", uri)
     assert "2 leaves in 2 trees" in said("show", uri, "--step", "2", "--index", "0", "--model", str(tiny_model))
     assert said("report", uri) == f"report.html in {uri}"
     assert b"Run one" in client.get_object(Bucket=name, Key="runs/one/report.html")["Body"].read()

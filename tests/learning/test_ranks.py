@@ -134,7 +134,9 @@ def test_gradients_of_two_ranks_equal_those_of_one(two, folder, case):
     np.testing.assert_allclose(found[0], totals, rtol=1e-5, atol=1e-7)
     assert found[1].keys() == want.keys()
     size = max(float(np.linalg.norm(g)) for g in want.values())
-    assert max(float(np.linalg.norm(found[1][n] - g)) for n, g in want.items()) <= 1e-6 * size
+    # a rank has other shapes than one process, and some CPUs then add bfloat16 products in another order
+    limit = 1e-4 if learner.get("dtype") == "bfloat16" else 1e-6
+    assert max(float(np.linalg.norm(found[1][n] - g)) for n, g in want.items()) <= limit * size
 
 
 @pytest.mark.parametrize("learner", [{}, {"lora_rank": 2, "kl": 0.5}], ids=["all weights", "adapter with KL"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from os.path import commonprefix
@@ -166,8 +167,8 @@ def _list(args: argparse.Namespace, source: Source, rows: Sequence[ForestRow]) -
     console = Console()
     console.print(made)
     left_out = f"the last {LISTED} of " if len(trained) > LISTED else ""
-    end = f"{left_out}{len(trained)} forests; treeadv show {args.path} --step N draws a step"
-    console.print(Text(visible(end), style="dim"))
+    end = f"{left_out}{len(trained)} forests; treeadv show {shlex.quote(str(args.path))} --step N draws a step"
+    console.print(Text(visible(end), style="dim"), soft_wrap=True)  # a wrapped command cannot be copied
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -134,7 +135,7 @@ def _leaves(p: Picture) -> Table:
 
 def _explained(view: RunView) -> str:
     """Return what the state of the run means, and the command that continues the run."""
-    run = visible(str(view.path))
+    run = visible(shlex.quote(str(view.path)))
     local = "--local " * view.local
     if view.state == "running":
         return "" if view.records else "the roles load the model; no step yet"
