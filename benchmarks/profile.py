@@ -3,8 +3,11 @@
 Runs a recipe and samples the stacks of a generator and a learner with py-spy. Prints one JSON object per role and one
 per kind of work outside of the model. Writes ROLE.svg, the flame graph of the role, into `--out`.
 
-A sample counts for the model if its stack has a forward pass, a backward pass or the optimizer. The start of a role
-(imports, reading the weights) is not sampled: the sampling begins with the first optimizer step of the run.
+A sample counts for the model if its stack has a forward pass, a backward pass or the optimizer. A thread that waits is
+not counted. py-spy cannot tell that on every kernel, so the innermost function decides (`WAITS`). `cpu_s` is the CPU
+time of the process by the kernel, and `sampled_of_cpu` the sampled time over it. It is above 1 if a thread was ready to
+run and had no core. The start of a role (imports, reading the weights) is not sampled: the sampling begins with the
+first optimizer step of the run.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ MODEL = {
     "optimizer": ("(torch/optim/", "clip_grad"),
     "forward": ("(transformers/models/", "(torch/nn/modules/"),
 }
+WAITS = (
+    ".select (selectors.py", ".wait (threading.py", "Thread.run (threading.py", "_worker (concurrent/futures/",
+    "Worker.main_loop (ray/",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,7 +122,7 @@ def _print(role: str, stacks: str, seconds: float, rate: int, top: int) -> None:
 
 
 def shares(stacks: str) -> tuple[Counter[str], Counter[str]]:
-    """Return the samples of each kind of work, and of each function of this project that is outside of the model.
+    """Return the samples of each kind of work, and of each function that is outside of the model, without waits.
 
     `stacks` has a line per stack, as `py-spy record -f raw` writes it: frames from the outermost, then the number of
     samples. Work outside of the model counts for its innermost function of this project."""
@@ -123,10 +130,14 @@ def shares(stacks: str) -> tuple[Counter[str], Counter[str]]:
     other: Counter[str] = Counter()
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
+        if ":" not in frames[-1] or any(
+            wait in frames[-1] for wait in WAITS
+        ):  # a thread that runs no Python has no function
+            continue
         kind = next((kind for kind, marks in MODEL.items() if any(mark in stack for mark in marks)), "other")
         work[kind] += int(count)
         if kind == "other":
-            frames = stack.split(";")
             own = [frame for frame in frames if "(treeadv/" in frame or "(actors/" in frame]
             other[(own or frames)[-1].rpartition(":")[0] + ")"] += int(count)
     return work, other

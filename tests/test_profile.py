@@ -17,6 +17,8 @@ run (worker.py:1);step (treeadv/learning/trainer.py:14);step (torch/optim/adamw.
 run (worker.py:1);step (treeadv/learning/trainer.py:16);pack (treeadv/learning/packing.py:7);sort (numpy/x.py:2) 1
 run (worker.py:1);step (treeadv/learning/trainer.py:16);pack (treeadv/learning/packing.py:8) 2
 run (worker.py:1);loop (asyncio/events.py:8) 4
+run (worker.py:1);_PollLikeSelector.select (selectors.py:8) 50
+thread 0x7f 50
 """
 
 
