@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from treeadv.command_line import local, positive, run_command, tool_parser
 from treeadv.errors import BadInput
 
 ROLES = ("Generator", "Learner")
+TITLE = re.compile(r">[^<]*py-spy record[^<]*<")  # the command line of py-spy, which has folders of this machine
 START = 600.0  # seconds that the first step may take
 # A stack belongs to the first entry of which it holds a frame, as py-spy writes it: function (file:line).
 MODEL = {
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _print(role, (root / f"{role}.raw").read_text(), seconds[role], args.rate, args.top)
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
-                (args.out / f"{role.lower()}.svg").write_text((root / f"{role}.svg").read_text())
+                graph = TITLE.sub(f">CPU time of the {role.lower()}<", (root / f"{role}.svg").read_text())
+                (args.out / f"{role.lower()}.svg").write_text(graph)
 
 
 def _sample(run: subprocess.Popen[bytes], root: Path, rate: int) -> dict[str, float]:
