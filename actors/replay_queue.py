@@ -347,7 +347,7 @@ class ReplayQueue(Heartbeat):
 
         The lock is held until the write has ended, even if the caller is cancelled. Otherwise `close` could close files
         that a thread still writes."""
-        await asyncio.shield(self._flush_now(what or self._store.pending))
+        await asyncio.shield(self._flush_now(what or self._store.files.pending))
 
     async def _flush_now(self, what: Callable[[], list[Action]]) -> None:
         async with self._flushing:

@@ -13,7 +13,6 @@ first optimizer step of the run.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from actors.benchmarks.lines import print_figures
 from treeadv.command_line import local, positive, run_command, tool_parser
 from treeadv.errors import BadInput
 
@@ -57,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = [f"run.root={root}", "run.name=profiled", f"run.steps={args.steps}", *args.overrides]
         command = [sys.executable, "-m", "actors.cli", "train", "--config", str(args.config), *settings]
         with subprocess.Popen(command, stdout=sys.stderr) as run:
-            seconds = _sample(run, root, args.rate)
+            try:
+                seconds = _sample(run, root, args.rate)
+            except BaseException:
+                run.terminate()
+                raise
         if run.returncode:
             raise BadInput(f"the run failed with exit code {run.returncode}; its output is above")
         for role in ROLES:
@@ -73,7 +77,6 @@ def _sample(run: subprocess.Popen[bytes], root: Path, rate: int) -> dict[str, fl
     deadline, metrics = time.monotonic() + START, root / "profiled" / "metrics.jsonl"
     while not (metrics.is_file() and metrics.stat().st_size):
         if run.poll() is not None or time.monotonic() > deadline:
-            run.terminate()
             raise BadInput(f"the run took no step in {START:g} s or ended before; its output is above")
         time.sleep(0.5)
     roles = {role: _process(run.pid, role) for role in ROLES}
@@ -89,8 +92,8 @@ def _sample(run: subprocess.Popen[bytes], root: Path, rate: int) -> dict[str, fl
             with contextlib.suppress(psutil.NoSuchProcess):  # the role has ended
                 seconds[role] = _cpu(process)
         time.sleep(0.2)
-    for sampler in samplers:
-        sampler.wait(60)
+    if any(sampler.wait(60) for sampler in samplers):
+        raise BadInput("py-spy could not sample the roles; allow it to trace processes (root, or CAP_SYS_PTRACE)")
     return {role: seconds[role] - began[role] for role in ROLES}
 
 
@@ -117,11 +120,11 @@ def _print(role: str, stacks: str, seconds: float, rate: int, top: int) -> None:
     work, other = shares(stacks)
     total = work.total()
     model = sum(work[kind] for kind in MODEL)
-    figures = {kind: round(work[kind] / total, 4) for kind in MODEL}
-    print(json.dumps({"bench": "profile", "role": role.lower(), "model": round(model / total, 4), **figures,
-                      "cpu_s": round(seconds, 1), "sampled_of_cpu": round(total / rate / seconds, 3)}))  # fmt: skip
+    figures = {kind: work[kind] / total for kind in MODEL}
+    print_figures(bench="profile", role=role.lower(), model=model / total, **figures, cpu_s=seconds,
+                  sampled_of_cpu=total / rate / seconds)  # fmt: skip
     for name, count in other.most_common(top):
-        print(json.dumps({"bench": "profile", "role": role.lower(), "work": name, "share": round(count / total, 4)}))
+        print_figures(bench="profile", role=role.lower(), work=name, share=count / total)
 
 
 def shares(stacks: str) -> tuple[Counter[str], Counter[str]]:
@@ -134,9 +137,8 @@ def shares(stacks: str) -> tuple[Counter[str], Counter[str]]:
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = stack.split(";")
-        if ":" not in frames[-1] or any(
-            wait in frames[-1] for wait in WAITS
-        ):  # a thread that runs no Python has no function
+        idle = any(wait in frames[-1] for wait in WAITS)
+        if idle or ":" not in frames[-1]:  # a thread that runs no Python has no function
             continue
         kind = next((kind for kind, marks in MODEL.items() if any(mark in stack for mark in marks)), "other")
         work[kind] += int(count)

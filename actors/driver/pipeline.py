@@ -43,7 +43,7 @@ async def generate(cluster: Cluster) -> None:
 async def use(forests: Forests, generator: ActorProxy[Generator]) -> None:
     """Grow as many forests at a time on a generator as fill the rows of its engine."""
     async with asyncio.TaskGroup() as group:
-        ForestsInFlight(forests.cluster.config, lambda request: group.create_task(grow(forests, generator, request)))
+        ForestsInFlight(forests.cluster.config, lambda loops: group.create_task(grow(forests, generator, loops)))
     await forests.cluster.generators.dismiss(generator)
     forests.forget(generator)
 
