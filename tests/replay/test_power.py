@@ -194,7 +194,7 @@ def test_file_sealed_during_its_fsync_is_flushed_again(tmp_path: Path, monkeypat
     store.files.payloads._limit = 3000
     fill(store, 1)
     monkeypatch.setattr(treeadv.storage.local, "os", SlowDisk())
-    flushing = threading.Thread(target=flush, args=(store.pending(),))
+    flushing = threading.Thread(target=flush, args=(store.files.pending(),))
     flushing.start()
     assert started.wait(10)
     while store.files.payloads._file is not None:  # until the file is sealed
@@ -233,7 +233,7 @@ def test_concurrent_flushes_leave_nothing_unflushed(tmp_path: Path, monkeypatch:
             fill(store, 1)
             if waiting.done():
                 promised = {p: p.stat().st_size for p in (tmp_path / "replay").rglob("0*.*")}
-                waiting = thread.submit(flush, store.pending())
+                waiting = thread.submit(flush, store.files.pending())
             if waiting.done():
                 waiting.result()
                 missing = {

@@ -169,7 +169,7 @@ def test_late_upload_of_a_superseded_writer_is_ignored(bucket, caplog) -> None:
     fill(before, 2)
     before.sync()
     fill(before, 2)
-    parts = before.pending()
+    parts = before.files.pending()
     after = open_store(uri, durable_step=0, max_staleness=9)
     fill(after, 4)
     steps = {1: train(after, 2, 1)}
@@ -282,7 +282,7 @@ def test_full_store_gives_a_one_line_error_with_the_remedy(bucket) -> None:
     name, client, uri = bucket
     store = open_store(uri)
     fill(store, 1)
-    parts = store.pending()[:1]  # this happens before the check of the lock
+    parts = store.files.pending()[:1]  # this happens before the check of the lock
     for key in [o["Key"] for o in client.list_objects_v2(Bucket=name)["Contents"]]:
         client.delete_object(Bucket=name, Key=key)
     client.delete_bucket(Bucket=name)

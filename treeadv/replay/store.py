@@ -346,10 +346,6 @@ class ReplayStore:
     def compact(self) -> None:
         flush(self.compaction())
 
-    def pending(self) -> list[Action]:
-        """Return the actions that make every record durable. One flush serves all waiting callers (group commit)."""
-        return self.files.pending()
-
     def sync(self) -> None:
         """Make every record durable."""
         flush(self.files.pending())
