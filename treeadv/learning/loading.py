@@ -47,7 +47,7 @@ def load(
     folder = Path(folder)
     model, name = _build(folder)
     with FolderReader(folder) as reader:
-        tensors = _matched(model, reader, f"{folder}", name)
+        tensors = _matched(model, reader, folder, name)
         policy = Policy(model, torch.device(device))
         if lora_rank:
             policy.adapt(lora_rank)
@@ -70,13 +70,13 @@ def check_weights(folder: Path) -> None:
     Reads the names and shapes of the tensors, and no weights. A warning names tensors that the model does not use."""
     model, name = _build(folder)
     with FolderReader(folder) as reader:
-        tensors = _matched(model, reader, f"{folder}", name)
+        tensors = _matched(model, reader, folder, name)
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
     if unused := [key for key in tensors.unexpected if not any(pattern.search(key) for pattern in ignored)]:
         log.warning("%s: %s does not use %d tensors of the folder, as %s", folder, name, len(unused), unused[0])
 
 
-def _matched(model: Any, reader: FolderReader, folder: str, name: str) -> FolderTensors:
+def _matched(model: Any, reader: FolderReader, folder: Path, name: str) -> FolderTensors:
     """Return the tensors of a folder, matched with the model. Raises `BadInput` for weights of another model."""
     tensors = FolderTensors(model, reader.names)
     fault = f"has no tensor {tensors.missing[0]} of {name}" if tensors.missing else ""
