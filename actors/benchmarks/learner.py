@@ -4,7 +4,9 @@ backward: the minimum over rounds in which the variants take turns. `_s` is wall
 which other load has less effect. `optimizer_s` is the time of the optimizer, which is the same for all variants.
 `bound` is unique tokens over flat tokens, prompts included. `ratio_to_bound` is (tree_s / flat_s) / bound. "flat" is
 this learner on the same number of separate packed sequences, without padding. "trl" is `GRPOTrainer._compute_loss` and
-its backward on leaves of the same length, so that TRL pads nothing, with the same model."""
+its backward on leaves of the same length, so that TRL pads nothing, with the same model. `recomputed` is the number of
+rows of the tree's micro-batches over its unique tokens, minus 1: what a pass in depth-first order with cached prefixes
+would not compute again. It is 0 if a forest fits into one micro-batch."""
 
 from __future__ import annotations
 
@@ -28,6 +30,7 @@ from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
 from treeadv.jsonl import JsonObject
+from treeadv.learning.packing import pieces
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
@@ -42,6 +45,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--step", type=positive, default=32, help="leaves of a step; a step has STEP / LEAVES forests")
     p.add_argument("--length", type=positive, default=64, help="tokens of a leaf")
     p.add_argument("--prompt", type=positive, default=48, help="tokens of the prompt")
+    p.add_argument("--microbatch", type=positive, default=1 << 14, help="rows of a micro-batch")
     p.add_argument("--rounds", type=positive, default=3)
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     p.add_argument("--threads", type=positive, default=os.cpu_count() or 1)
@@ -60,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    learner = {"dtype": args.dtype, "tokens_per_microbatch": 1 << 14}
+    learner = {"dtype": args.dtype, "tokens_per_microbatch": args.microbatch}
     return parse({"task": {"families": [{"name": "chain_sum"}]}, "learner": learner}, "benchmark")
 
 
@@ -83,7 +87,8 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
             if turn:
                 seconds[name], cpu[name] = min(seconds[name], wall), min(cpu[name], used)
                 memory[name] = max(memory[name], peak[0])
-    bound = sum(args.prompt + f.tokens for f in forests) / sum(args.prompt + g.tokens for g in flat)
+    unique = sum(args.prompt + f.tokens for f in forests)
+    bound = unique / sum(args.prompt + g.tokens for g in flat)
     out = {
         "sharing": round(forests[0].sharing, 3),
         "leaves": forests[0].leaves,
@@ -91,6 +96,8 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
         "tokens": sum(f.tokens for f in forests),
         "expanded_tokens": sum(f.expanded_tokens for f in forests),
         "prompt": args.prompt,
+        "microbatch": args.microbatch,
+        "recomputed": sum(p.tokens for p in pieces(forests, args.microbatch)) / unique - 1,
         "bound": bound,
         "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
         "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound,

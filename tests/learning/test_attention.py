@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tests.learning import tiny
 from tests.strategies import build, forests
 from treeadv.forest import Forest
-from treeadv.learning import attention, loading, packing
+from treeadv.learning import attention, blocks, loading, packing
 
 
 def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
@@ -33,9 +33,13 @@ def seen(batch: list[Forest], packed: packing.Packed) -> np.ndarray:
     return out
 
 
-@given(st.lists(forests(max_segments=10), min_size=1, max_size=3))
-def test_row_attends_only_to_itself_and_its_ancestors(batch):
-    packed = packing.pack(batch, packing.pieces(batch, 10**6))
+@pytest.mark.parametrize(("chunk", "cost"), [(512, 1 << 16), (3, 0), (1, 4), (4, 40)])
+@given(batch=st.lists(forests(max_segments=10), min_size=1, max_size=3))
+def test_row_attends_only_to_itself_and_its_ancestors(chunk, cost, batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "CHUNK", chunk)
+        patch.setattr(blocks, "BLOCK_SCORES", cost)
+        packed = packing.pack(batch, packing.pieces(batch, 10**6))
     want = seen(batch, packed)
     n = len(packed.token)
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
@@ -43,8 +47,8 @@ def test_row_attends_only_to_itself_and_its_ancestors(batch):
     by_tree = np.zeros((n, n), bool)
     tree = attention.sdpa_blocks(packed)
     parts = np.split(np.arange(n), np.cumsum(tree.sizes)[:-1])
-    for rows, above, mask in zip(parts, tree.prompt, tree.mask, strict=True):
-        keys = rows if above is None else np.concatenate([parts[above], rows])
+    for rows, context, mask in zip(parts, tree.context, tree.mask, strict=True):
+        keys = np.concatenate([*(parts[i] for i in context), rows])
         by_tree[np.ix_(rows, keys)] = mask.numpy()
     np.testing.assert_array_equal(by_tree, want)
 

@@ -1,8 +1,9 @@
 """Computes attention to ancestors only, for unchanged Hugging Face models (docs/method.md).
 
-Row q attends to row k iff `k <= q < end[k]`, which means that k is q or is on the path to q. On a CPU the rows of each
-tree attend to the prompt and to the tree in one SDPA call with this mask. No score between two trees or two forests is
-computed. On a GPU the same mask is a FlexAttention block mask."""
+Row q attends to row k iff `k <= q < end[k]`, which means that k is q or is on the path to q. On a CPU each block of
+rows (treeadv/learning/blocks.py) attends to itself and to the blocks of its ancestors in one SDPA call with this mask.
+No score between two trees or two forests is computed, and few between two long branches. On a GPU the same mask is a
+FlexAttention block mask."""
 
 from __future__ import annotations
 
@@ -29,29 +30,27 @@ PLAIN_SCORES = 1 << 19
 class TreeBlocks:
     """The mask for SDPA.
 
-    The rows are split into parts of `sizes` rows. Part i attends to itself and, if `prompt[i]` is a number, to the part
-    with this number. `mask[i]` [rows, keys] says which rows attend to which keys."""
+    The rows are split into parts of `sizes` rows. Part i attends to the parts with the numbers `context[i]` and to
+    itself. `mask[i]` [rows, keys] says which rows attend to which keys."""
 
     sizes: tuple[int, ...]
-    prompt: tuple[int | None, ...]
+    context: tuple[tuple[int, ...], ...]
     mask: tuple[torch.Tensor, ...]
 
 
 def sdpa_blocks(packed: Packed) -> TreeBlocks:
-    """Return the parts of a micro-batch.
-
-    Each prompt is a part, and the trees of its forest follow it, one part each.
-    """
+    """Return the parts of a micro-batch, one for each block."""
     end = torch.from_numpy(packed.end)
-    block_number = {b.query: i for i, b in enumerate(packed.blocks)}
-    prompts, masks = [], []
+    number = {b.query: i for i, b in enumerate(packed.blocks)}
+    masks = []
     for b in packed.blocks:
-        prompts.append(block_number.get(b.prompt))
         q = torch.arange(*b.query)[:, None]
-        k = torch.cat([torch.arange(*b.prompt), torch.arange(*b.query)])[None, :]
+        k = torch.cat([torch.arange(*rows) for rows in (*b.context, b.query)])[None, :]
         masks.append((k <= q) & (q < end[k]))
     return TreeBlocks(
-        sizes=tuple(b.query[1] - b.query[0] for b in packed.blocks), prompt=tuple(prompts), mask=tuple(masks)
+        sizes=tuple(b.query[1] - b.query[0] for b in packed.blocks),
+        context=tuple(tuple(number[c] for c in b.context) for b in packed.blocks),
+        mask=tuple(masks),
     )
 
 
@@ -115,9 +114,9 @@ def _tree_attention(
     # `split` replaces slices, because the gradient of a slice is as large as the whole tensor
     queries, keys, values = (x.split(tree.sizes, 2) for x in (query, key, value))
     parts = []
-    for q, k, v, above, mask in zip(queries, keys, values, tree.prompt, tree.mask, strict=True):
-        if above is not None:
-            k, v = torch.cat([keys[above], k], 2), torch.cat([values[above], v], 2)
+    for q, k, v, context, mask in zip(queries, keys, values, tree.context, tree.mask, strict=True):
+        if context:
+            k, v = (torch.cat([*(x[i] for i in context), own], 2) for x, own in ((keys, k), (values, v)))
         parts.append(_attend(q, k, v, mask, scaling, grouped))
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 

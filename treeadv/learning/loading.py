@@ -20,7 +20,8 @@ from treeadv.data.folder_tensors import FolderReader, FolderTensors, stored_tens
 from treeadv.data.model_check import longest_path, model_config
 from treeadv.errors import BadInput, one_line
 from treeadv.learning import attention, experts, sharding
-from treeadv.learning.packing import Block, Packed
+from treeadv.learning.blocks import Block
+from treeadv.learning.packing import Packed
 from treeadv.learning.policy import Policy
 from treeadv.visible import visible_logger
 
@@ -202,7 +203,7 @@ def tree_error(policy: Policy, compute: torch.dtype, prompt: int, branch: int) -
         token=np.concatenate([start, first[:-1], second[:-1]]),
         position=np.concatenate([np.arange(P), place, place]),
         end=np.repeat([n, P + B - 1, n], [P, B - 1, B - 1]),
-        blocks=(Block(query=(0, P), prompt=(0, 0)), Block(query=(P, n), prompt=(0, P))),
+        blocks=(Block(query=(0, P)), Block(query=(P, n), context=((0, P),))),
         row=np.arange(P - 1, n),
         source=np.concatenate([[0], at, [0], at + B - 1]),
         target=ids[P:],

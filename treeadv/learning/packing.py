@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from treeadv.forest import Forest
+from treeadv.learning.blocks import Block, blocks
 
 Index = npt.NDArray[np.int64]
 
@@ -32,16 +33,6 @@ class Piece:
     def whole(self, forests: Sequence[Forest]) -> bool:
         """Return whether the piece contains every segment of its forest."""
         return self.first == 0 and self.last == forests[self.forest].segments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A range of rows `query` that attend only to themselves and to the rows `prompt`.
-
-    A block is a tree with its prompt, or a prompt. Both ranges are (first, one past the last)."""
-
-    query: tuple[int, int]
-    prompt: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +133,7 @@ def pack(forests: Sequence[Forest], parts: Sequence[Piece]) -> Packed:
         token=np.concatenate([x.token for x in laid]),
         position=np.concatenate([x.position for x in laid]),
         end=np.concatenate([x.end + a for x, a in zip(laid, rows[:-1], strict=True)]),
-        blocks=tuple(_shift(b, int(a)) for x, a in zip(laid, rows[:-1], strict=True) for b in x.blocks),
+        blocks=tuple(b.shifted(int(a)) for x, a in zip(laid, rows[:-1], strict=True) for b in x.blocks),
         row=row,
         source=source.astype(np.int64),
         target=np.concatenate([x.target for x in laid]),
@@ -173,8 +164,8 @@ def _piece_arrays(f: Forest, p: Piece) -> _PieceArrays:
     inside = np.arange(P, rows) - np.repeat(at[:-1], fed)  # index of each row in its segment
     # The subtree of segment s ends before the first segment of the piece that follows the subtree in Euler order.
     below = at[np.searchsorted(segments, f.subtree_end[segments])]
-    roots = at[[*np.flatnonzero(np.diff(f.tree[segments], prepend=-1)), len(segments)]]
-    trees = [(int(a), int(b)) for a, b in pairwise(roots) if a < b]
+    # the prompt is entry 0 of the tree of rows
+    above = np.where(parent < 0, 0, np.searchsorted(segments, parent) + 1)
     # The row before a target predicts the target. The last row of the parent, or of the prompt, predicts the first
     # token of a segment.
     up = np.where(parent < 0, P, at[np.searchsorted(segments, parent) + 1]) - 1
@@ -187,7 +178,7 @@ def _piece_arrays(f: Forest, p: Piece) -> _PieceArrays:
         token=np.concatenate([f.prompt, f.token[np.repeat(f.start[segments], fed) + inside]]).astype(np.int64),
         position=np.concatenate([np.arange(P), P + np.repeat(f.offset[segments], fed) + inside]).astype(np.int64),
         end=np.concatenate([np.full(P, rows), np.repeat(below, fed)]).astype(np.int64),
-        blocks=(Block(query=(0, P), prompt=(0, 0)), *(Block(query=t, prompt=(0, P)) for t in trees)),
+        blocks=tuple(blocks([P, *fed.tolist()], [-1, *above.tolist()])),
         source=np.where(place == 0, np.repeat(up[trained], lengths[trained]), before).astype(np.int64),
         target=f.token[f.start[p.first] : f.start[p.last]].astype(np.int64),
     )
@@ -195,7 +186,3 @@ def _piece_arrays(f: Forest, p: Piece) -> _PieceArrays:
 
 def _ancestors(f: Forest, s: int) -> tuple[int, ...]:
     return tuple(f.path(s)[:-1])
-
-
-def _shift(b: Block, by: int) -> Block:
-    return Block(query=(b.query[0] + by, b.query[1] + by), prompt=(b.prompt[0] + by, b.prompt[1] + by))
