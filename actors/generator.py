@@ -12,10 +12,11 @@ import ray
 from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
+from actors.weight_bucket import WeightBucket
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
 from treeadv.data.tickets import Ticket
-from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats, Weights
+from treeadv.engines.base import Engine, EngineGone, EngineLost, EngineStats
 from treeadv.engines.metered import Metered
 from treeadv.engines.registry import start_engine
 from treeadv.errors import one_line
@@ -112,11 +113,11 @@ class Generator(Heartbeat):
         return to_batch([await self._answers(ticket)]), self.engine.stats().free
 
     @ray.method
-    async def update_weights(self, version: int, buckets: list[ObjectRef[Weights]]) -> float:
+    async def update_weights(self, version: int, buckets: list[ObjectRef[WeightBucket]]) -> float:
         """Load a policy version while the engine draws branches. Returns the duration of the update in seconds.
 
-        `buckets` are references to mappings of name to array. Together they hold all weights of the model."""
-        weights = {name: value for bucket in await asyncio.gather(*buckets) for name, value in bucket.items()}
+        The buckets together hold all weights of the model."""
+        weights = {name: tensor for bucket in await asyncio.gather(*buckets) for name, tensor in bucket.tensors()}
         seconds = await self.engine.update_weights(version, weights)
         self._exporter.set("treeadv_generator_policy_version", version)
         self._exporter.observe("treeadv_weight_update_seconds", seconds)

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
+from actors.weight_bucket import WeightBucket
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.model_folder import resolve
-from treeadv.engines.base import Weights
 from treeadv.errors import BadInput
 from treeadv.learning.report import NonFinite, StepReport
 from treeadv.learning.trainer import Trainer
@@ -103,15 +103,16 @@ class Learner(Heartbeat):
         return report
 
     @ray.method
-    def publish(self) -> tuple[list[ObjectRef[Weights]], int]:
+    def publish(self) -> tuple[list[ObjectRef[WeightBucket]], int]:
         """Gather the weights and put this rank's share into the object store.
 
         Returns references to the share and its size in bytes."""
-        refs: list[ObjectRef[Weights]] = []
+        refs: list[ObjectRef[WeightBucket]] = []
         size = 0
-        for bucket in self.trainer.buckets(BUCKET_BYTES):
+        for weights in self.trainer.buckets(BUCKET_BYTES, copy=False):  # put copies them
+            bucket = WeightBucket.of(weights)
             refs.append(ray.put(bucket))
-            size += sum(w.nbytes for w in bucket.values())
+            size += bucket.size
         return refs, size
 
     @ray.method

@@ -25,6 +25,7 @@ from actors.generator import Generator
 from actors.learner import Learner
 from actors.replay_queue import ReplayQueue
 from actors.reward import RewardActor
+from actors.weight_bucket import WeightBucket
 from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.tickets import Ticket
@@ -168,8 +169,8 @@ class StubLearner(Learner, _Measured):
         return report(forests, version)
 
     @ray.method
-    def publish(self) -> tuple[list[ObjectRef[Weights]], int]:
-        return [ray.put({})], 0
+    def publish(self) -> tuple[list[ObjectRef[WeightBucket]], int]:
+        return [ray.put(WeightBucket.of({}))], 0
 
     @ray.method
     def checkpoint(self, step: int, session: str) -> None:

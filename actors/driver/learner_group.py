@@ -15,18 +15,18 @@ from actors.driver.liveness import Deadlines, kill_when_lost
 from actors.driver.targets import Targets
 from actors.learner import Learner
 from actors.replay_queue import Lease
+from actors.weight_bucket import WeightBucket
 from treeadv.config import Config
-from treeadv.engines.base import Weights
 from treeadv.learning.report import StepReport
 from treeadv.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """The weights of a policy version in Ray's object store. `buckets` refer to mappings of name to array."""
+    """The weights of a policy version in Ray's object store. `buckets` together hold all weights."""
 
     version: int
-    buckets: Sequence[ObjectRef[Weights]]
+    buckets: Sequence[ObjectRef[WeightBucket]]
     size: int  # bytes
 
 

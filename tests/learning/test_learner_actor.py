@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import urllib.error
 import urllib.request
 
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors.driver.handles import actor_class
 from actors.learner import Learner
+from actors.weight_bucket import WeightBucket
 from tests.learning import tiny
 from tests.learning.test_trainer import FORESTS, weights_of
 from treeadv import wire
@@ -97,10 +99,52 @@ def test_forests_are_read_without_a_copy(learner, monkeypatch):
 
 
 def test_published_buckets_are_the_weights_without_a_copy(learner):
-    published = {n: w for ref in learner.publish()[0] for n, w in ray.get(ref).items()}
+    buckets = [ray.get(ref) for ref in learner.publish()[0]]
+    published = {n: w for bucket in buckets for n, w in bucket.tensors()}
     want = weights_of(learner.trainer)
     assert published.keys() == want.keys() and all(np.array_equal(published[n], want[n]) for n in want)
-    assert not any(w.flags.owndata for w in published.values())
+    assert not any(a.flags.owndata or a.flags.writeable for bucket in buckets for a in bucket.arrays.values())
+
+
+def test_published_weights_do_not_change_in_the_next_step(learner):
+    refs, _ = learner.publish()
+    before = weights_of(learner.trainer)
+    learner.step(*batches(FORESTS), 0)
+    published = {n: w for ref in refs for n, w in ray.get(ref).tensors()}
+    assert all(np.array_equal(published[n], before[n]) for n in before)
+    assert not all(np.array_equal(published[n], w) for n, w in weights_of(learner.trainer).items())
+
+
+def test_bucket_keeps_values_dtypes_and_shapes():
+    values = {
+        "a": torch.randn(3, 5).to(torch.bfloat16),
+        "b": torch.randn(2, 2),
+        "c": torch.tensor(7),
+        "d": torch.tensor([float("nan"), float("inf"), -0.0]).to(torch.bfloat16),
+        "e": torch.arange(4, dtype=torch.int16),
+        "f": torch.zeros(0, 3, dtype=torch.bfloat16),
+    }
+    bucket = WeightBucket.of(values)
+    assert bucket.size == sum(t.nbytes for t in values.values())
+    for found in (bucket, ray.get(ray.put(bucket)), pickle.loads(pickle.dumps(bucket))):
+        tensors = dict(found.tensors())
+        assert tensors.keys() == values.keys()
+        for name, t in values.items():
+            assert tensors[name].dtype == t.dtype and tensors[name].shape == t.shape
+            torch.testing.assert_close(tensors[name], t, rtol=0, atol=0, equal_nan=True)
+
+
+def test_tensors_of_a_bucket_give_no_warning(recwarn):
+    dict(ray.get(ray.put(WeightBucket.of({"a": torch.ones(3), "b": torch.ones(3).to(torch.bfloat16)}))).tensors())
+    assert not recwarn.list
+
+
+def test_bfloat16_is_sent_as_one_buffer_for_each_tensor():
+    """A torch tensor would be pickled into the message instead, which copies it several times."""
+    buffers: list[pickle.PickleBuffer] = []
+    bucket = WeightBucket.of({str(i): torch.ones(1000, dtype=torch.bfloat16) for i in range(3)})
+    message = pickle.dumps(bucket, protocol=5, buffer_callback=buffers.append)
+    assert [b.raw().nbytes for b in buffers] == [2000] * 3 and len(message) < 2000
 
 
 def test_failed_save_leaves_no_checkpoint(learner, tmp_path, monkeypatch):

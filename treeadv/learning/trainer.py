@@ -15,7 +15,6 @@ import torch.distributed as dist
 
 from treeadv import wire
 from treeadv.config import Config
-from treeadv.engines.base import Weights
 from treeadv.errors import BadForest
 from treeadv.forest import Forest, Verdict
 from treeadv.learning import sharding, weights
@@ -276,15 +275,12 @@ class Trainer:
         return utilisation(self.policy.model, trained, device_seconds, self.config.learner.device)
 
     # ---- weights out, checkpoints ------------------------------------------------------------------------------------
-    def buckets(self, max_bytes: int) -> Iterator[Weights]:
+    def buckets(self, max_bytes: int, copy: bool = True) -> Iterator[dict[str, torch.Tensor]]:
         """Yield this rank's share of the weights by Hugging Face name, in buckets of at most `max_bytes`.
 
-        The weights have the generators' dtype. float32 weights are numpy arrays, which Ray sends without a copy;
-        bfloat16 weights are torch tensors. All ranks must run the iterator to its end.
-        """
-        dtype = _DTYPES[self.config.generator.dtype]
-        for bucket in weights.buckets(self.policy, max_bytes, dtype):
-            yield {n: t.numpy() for n, t in bucket.items()} if dtype == torch.float32 else bucket
+        The weights have the generators' dtype. Without `copy` the next step may change them. All ranks must run the
+        iterator to its end."""
+        yield from weights.buckets(self.policy, max_bytes, _DTYPES[self.config.generator.dtype], copy)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint into `folder`, which must not exist yet. All ranks call this method.

@@ -57,19 +57,20 @@ def _adapters(model: torch.nn.Module, name: str) -> Iterator[torch.Tensor]:
                 yield factor * torch.einsum(f"ore,eri->{order}", B, A)
 
 
-def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
+def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype, copy: bool) -> Iterator[dict[str, torch.Tensor]]:
     """Yield this rank's share of the weights on the CPU, in dictionaries of at most `max_bytes`.
 
     A tensor above `max_bytes` has a dictionary of its own. Parameters have the dtype `dtype`. Buffers keep their dtype.
-    The buckets go to the ranks in turn, so a rank holds and sends only its share. The tensors are copies. This is a
-    collective, so every rank must run the iterator to its end."""
-    for _, bucket in _all_buckets(policy, max_bytes, dtype):
+    The buckets go to the ranks in turn, so a rank holds and sends only its share. Without `copy` a
+    tensor may be a parameter itself, which the next step changes. This is a collective, so every rank must run the
+    iterator to its end."""
+    for _, bucket in _all_buckets(policy, max_bytes, dtype, copy):
         if bucket:
             yield bucket
 
 
 def _all_buckets(
-    policy: Policy, max_bytes: int, dtype: torch.dtype
+    policy: Policy, max_bytes: int, dtype: torch.dtype, copy: bool
 ) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
     """Yield (names, tensors) of every bucket. The tensors are empty if the bucket belongs to another rank."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -86,7 +87,9 @@ def _all_buckets(
         names.append(name)
         filled += size
         if turn % world == rank:
-            bucket[name] = t.to(own, copy=t.device.type == "cpu").cpu().contiguous()  # converts, then transfers
+            bucket[name] = (
+                t.to(own, copy=copy and t.device.type == "cpu").cpu().contiguous()
+            )  # converts, then transfers
     if names:
         yield names, bucket
 
@@ -100,7 +103,8 @@ def write_folder(policy: Policy, source: Path, folder: Path) -> None:
     file_of: dict[str, str] = {}
     size = sum(p.numel() * p.element_size() for _, p in stored_tensors(policy.model))
     world = dist.get_world_size() if dist.is_initialized() else 1
-    for i, (names, bucket) in enumerate(_all_buckets(policy, min(FILE_BYTES, -(-size // world)), torch.float32)):
+    limit = min(FILE_BYTES, -(-size // world))
+    for i, (names, bucket) in enumerate(_all_buckets(policy, limit, torch.float32, copy=False)):
         file = f"model-{i + 1:05d}.safetensors"
         file_of |= dict.fromkeys(names, file)
         if bucket:

@@ -1,0 +1,47 @@
+"""The form of published weights in Ray's object store.
+
+Ray writes a numpy array with one copy, and a reader maps it without a copy. It pickles a torch tensor, which takes ten
+times as long. numpy has no bfloat16, so a tensor of this dtype is sent as the array of its bits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from treeadv.engines.base import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightBucket:
+    """A part of the weights of a model, by their name in the model folder.
+
+    `arrays` holds bits for the names in `bfloat16`, else values."""
+
+    arrays: dict[str, np.ndarray]
+    bfloat16: frozenset[str]
+
+    @classmethod
+    def of(cls, weights: Weights) -> WeightBucket:
+        """Return the bucket of tensors on the CPU. It shares their memory."""
+        tensors = {name: torch.as_tensor(w) for name, w in weights.items()}
+        bits = frozenset(name for name, t in tensors.items() if t.dtype == torch.bfloat16)
+        return cls(
+            arrays={n: (t.view(torch.int16) if n in bits else t).numpy() for n, t in tensors.items()}, bfloat16=bits
+        )
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes of the weights."""
+        return sum(a.nbytes for a in self.arrays.values())
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (name, tensor). The tensors share the memory of the arrays, which may be read-only."""
+        with warnings.catch_warnings():  # torch warns of read-only arrays; nothing writes to weights that were sent
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            for name, array in self.arrays.items():
+                t = torch.from_numpy(array)
+                yield name, t.view(torch.bfloat16) if name in self.bfloat16 else t
