@@ -73,7 +73,9 @@ def blocks(lengths: Sequence[int], parent: Sequence[int]) -> list[Block]:
             above = nodes[node.above]
             above.nodes, above.subtree = above.nodes + node.nodes, above.subtree + node.subtree
             above.below += (BLOCK_SCORES if node.subtree else 0) + (node.apart if node.cut else node.whole)
-    found, path, i = [], {-1: ()}, 0
+    found: list[Block] = []
+    path: dict[int, tuple[Range, ...]] = {-1: ()}  # the blocks from the prompt to each node
+    i = 0
     while i < len(nodes):
         node = nodes[i]
         rows = node.rows if node.cut else node.subtree
