@@ -54,3 +54,6 @@ def test_parts_add_up_to_the_pipeline(capsys: pytest.CaptureFixture[str], work: 
     assert sum(calls) == pytest.approx(whole["calls_a_forest"], rel=0.01)
     assert sum(parts.values()) == pytest.approx(whole["cpu_ms_a_forest"], rel=0.01)
     assert {"queue", "generator", "reward", "learner", "driver", "ray"} == set(parts)
+    assert {r["role"] for r in rows if r["way"] == "memory" and r["last_mb"] > 10} == set(parts)
+    (files,), (tenths,) = ([r for r in rows if r["way"] == name] for name in ("files", "tenths"))
+    assert files["sound"] and files["trained"] == 20 and files["journal_mb"] > 0 and tenths["last_over_first"] > 0

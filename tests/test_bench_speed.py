@@ -26,12 +26,22 @@ def test_shares_leave_out_the_first_steps():
     )  # fmt: skip
 
 
-def test_ceiling_is_that_of_the_slower_role():
-    alone = {"learner_slowdown": 1.0, "generator_slowdown": 1.0}
-    found = overlap.compare(SYNC, {"token_s": 0.2}, alone)
-    assert found == pytest.approx({"async_over_sync": 1.5, "ceiling": 1.5, "of_ceiling": 1.0, "balance": 2.0})
-    shared = overlap.compare(SYNC, {"token_s": 0.2}, {"learner_slowdown": 1.0, "generator_slowdown": 3.0})
-    assert shared["ceiling"] == pytest.approx(1.0)
+@pytest.mark.parametrize(
+    ("learner", "generator", "seconds"),
+    [
+        (1.0, 1.0, 2.0),  # the learner works for 2 s, the generator for 1 s beside it
+        (0.9, 1.0, 2.0),  # no role is faster beside the other
+        (1.0, 3.0, 2.0 + 1.0 - 2 / 3),  # the generator does 2/3 of its work beside the learner
+        (2.0, 2.0, 2.0 + 1.0),  # the roles share everything
+        (1.5, 1.2, 1.2 + 2.0 - 1.2 / 1.5),
+    ],
+)
+def test_ceiling_is_both_roles_over_their_time_at_once(learner, generator, seconds):
+    found = overlap.compare(SYNC, {"token_s": 0.2}, {"learner_slowdown": learner, "generator_slowdown": generator})
+    ceiling = 3.0 / seconds
+    assert found == pytest.approx(
+        {"async_over_sync": 1.5, "ceiling": ceiling, "of_ceiling": 1.5 / ceiling, "balance": 2.0}
+    )
 
 
 def test_overlap_without_staleness_0_is_refused():

@@ -8,6 +8,10 @@ returns the same token again and again, and the learner's step only reads the fo
     call      the calls of one method
     part      `ms_a_forest` in CPU time of one part. `queue`, `generator`, `reward`, `learner`, `driver` and `ray`
               (raylet, GCS and idle workers) are processes. The other parts are shares of the process `of`
+    memory    resident MB of the processes of a role before and after the counted steps
+    tenths    forests/s in the first and in the last tenth of the counted steps, and the ratio of the two
+    files     bytes of the journal and of metrics.jsonl at the end, and the seconds to read the journal as a resume does
+              (`replay_s`) and to audit the run (`audit_s`)
 
 With --work prepared, generators deliver copies of one forest and reward actors give fixed grades. With --work drawn,
 the sampler draws every token from the engine and the verifier `exact` judges every leaf. That work is not part of the
@@ -20,7 +24,7 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +51,12 @@ from treeadv.config import Config, parse
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.learning.report import StepReport
+from treeadv.replay.audit import audit
+from treeadv.replay.journal import Reader
+from treeadv.replay.ledger import Ledger
+from treeadv.replay.recovery import recover
 from treeadv.report.progress import Progress
+from treeadv.storage.folder import open_folder
 from treeadv.storage.run_folder import RunFolder
 
 _WORK = {"prepared": PREPARED, "drawn": DRAWN}
@@ -62,6 +71,7 @@ class Snapshot:
     calls: Counter[str]  # by method
     forest_bytes: int
     cpu: Counter[tuple[str, str]]
+    memory: Counter[str]  # resident bytes by process
 
 
 def main(argv: list[str]) -> None:
@@ -85,7 +95,8 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as root:
         first, last = asyncio.run(_run(connect(_config(Path(root), args)), args))
         ray.shutdown()
-    _print(first, last, args)
+        _print(first, last, args)
+        _print_files(Path(root) / "run", args)
 
 
 def _config(root: Path, args: argparse.Namespace) -> Config:
@@ -131,18 +142,21 @@ class _Watch(Recorder):
         members += [("reward", r) for r in cluster.rewards.names]
         members += [("learner", m) for m in cluster.learners.members]
         cpu: Counter[tuple[str, str]] = Counter({("driver", "all"): time.process_time()})
+        memory: Counter[str] = Counter({"driver": psutil.Process().memory_info().rss})
         known = set()
         for role, member in members:
             pid, used = await member.used.remote()
             known.add(pid)
+            memory[role] += psutil.Process(pid).memory_info().rss
             for component, seconds in used.items():
                 cpu[role, component] += seconds
         for process in psutil.Process().children(recursive=True):
             if process.pid not in known:
                 times = process.cpu_times()
                 cpu["ray", "all"] += times.user + times.system
+                memory["ray"] += process.memory_info().rss
         size = (await cluster.queue.counts.remote())["disk_bytes"]
-        return Snapshot(time=now, calls=calls, forest_bytes=size, cpu=cpu)
+        return Snapshot(time=now, calls=calls, forest_bytes=size, cpu=cpu, memory=memory)
 
 
 async def _run(config: Config, args: argparse.Namespace) -> tuple[Snapshot, Snapshot]:
@@ -183,7 +197,9 @@ def _counted_calls() -> Iterator[Counter[str]]:
 
 def _print(first: Snapshot, last: Snapshot, args: argparse.Namespace) -> None:
     forests, seconds = args.steps * args.per_step, last.time - first.time
-    cpu, calls = last.cpu - first.cpu, last.calls - first.calls
+    # an idle worker that ends takes its seconds along, so those of Ray may fall
+    cpu = {name: max(0.0, used - first.cpu[name]) for name, used in last.cpu.items()}
+    calls = last.calls - first.calls
     every = sum(used for (_, component), used in cpu.items() if component == "all")
     shape = {"work": args.work, "generators": args.generators, "rewards": args.rewards, "per_step": args.per_step}
     print_figures(
@@ -198,3 +214,23 @@ def _print(first: Snapshot, last: Snapshot, args: argparse.Namespace) -> None:
         of = {} if component == "all" else {"of": process}
         name = process if component == "all" else component
         print_figures(bench="driver", way="part", part=name, **of, ms_a_forest=1e3 * used / forests)
+    for role, size in last.memory.items():
+        print_figures(bench="driver", way="memory", role=role, first_mb=first.memory[role] / 1e6, last_mb=size / 1e6)
+
+
+def _print_files(run: Path, args: argparse.Namespace) -> None:
+    clock = [record["elapsed_s"] for record in RunFolder(run).records()][args.skip - 1 :]
+    tenth = max(1, args.steps // 10)
+    first, last = (tenth * args.per_step / (clock[i + tenth] - clock[i]) for i in (0, args.steps - tenth))
+    print_figures(bench="driver", way="tenths", first_per_s=first, last_per_s=last, last_over_first=last / first)
+    journal = sum(file.stat().st_size for file in (run / "replay" / "journal").rglob("*") if file.is_file())
+    began = time.perf_counter()
+    deque(recover(Reader(open_folder(str(run)).child("replay").child("journal")), Ledger()), maxlen=0)
+    replay = time.perf_counter() - began
+    began = time.perf_counter()
+    report = audit(run)
+    print_figures(
+        bench="driver", way="files", journal_mb=journal / 1e6, metrics_mb=(run / "metrics.jsonl").stat().st_size / 1e6,
+        replay_s=replay, audit_s=time.perf_counter() - began, sound=report.sound,
+        trained=report.rows["trained"]["forests"],
+    )  # fmt: skip

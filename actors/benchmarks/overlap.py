@@ -10,9 +10,10 @@ and one draws tokens, first alone and then side by side.
     machine  `learner_slowdown` and `generator_slowdown`: the time of a role's model work side by side over its time
              alone; 1 means that the roles share nothing
     overlap  `async_over_sync`: seconds of a trained token at staleness 0 over those at the given staleness.
-             `ceiling`: (learner_s + generator_s) / max(learner_s x its slowdown, generator_s x its slowdown), with the
-             seconds of a step at staleness 0. `of_ceiling` is the ratio of the two. `balance` is learner_s /
-             generator_s; 1 is needed for a ceiling of 2
+             `ceiling`: (learner_s + generator_s) over the time for both at once, with the seconds of a step at
+             staleness 0. Both roles work side by side, each slower by its slowdown, until one has ended; the other
+             then works alone. `of_ceiling` is the ratio of the two. `balance` is learner_s / generator_s; 1 is needed
+             for a ceiling of 2
 """
 
 from __future__ import annotations
@@ -106,8 +107,10 @@ def shares(records: list[JsonObject], skip: int) -> dict[str, float]:
 def compare(sync: dict[str, float], run: dict[str, float], machine: dict[str, float]) -> dict[str, float]:
     """Compare a run with the run at staleness 0 and with what the machine allows."""
     learner, generator = sync["learner_s"], sync["generator_s"]
-    longest = max(learner * machine["learner_slowdown"], generator * machine["generator_slowdown"])
-    gain, ceiling = sync["token_s"] / run["token_s"], (learner + generator) / longest
+    slow = [max(1.0, machine[f"{role}_slowdown"]) for role in ROLES]  # a speed-up is an error of the measurement
+    together = min(learner * slow[0], generator * slow[1])
+    both = together + max(learner - together / slow[0], generator - together / slow[1])
+    gain, ceiling = sync["token_s"] / run["token_s"], (learner + generator) / both
     return {
         "async_over_sync": gain,
         "ceiling": ceiling,

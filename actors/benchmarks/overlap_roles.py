@@ -25,7 +25,7 @@ from treeadv.errors import BadInput
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
-BRANCHES, LENGTH, PROMPT = 48, 40, 40  # as in the recipe `laptop`: 6 forests of 8 leaves
+BRANCHES, LENGTH, PROMPT = 48, 20, 40  # as in the recipe `laptop`: 6 forests of 8 leaves
 WARM = 5.0  # seconds of the first work, which is not measured
 
 

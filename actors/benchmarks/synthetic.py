@@ -26,10 +26,11 @@ def flattened(f: Forest) -> list[Forest]:
     sharing.
 
     The tokens are random, but each forest has as many tokens as its leaf. A step on it costs the same as on the leaf
-    itself."""
+    itself. Every leaf has the reward 1."""
     rng = np.random.default_rng(1)
     top = int(max(f.prompt.max(), f.token.max())) + 1
-    return [_forest([-1], [len(f.leaf_tokens(i))], len(f.prompt), top, rng) for i in range(f.leaves)]
+    flat = [_forest([-1], [len(f.leaf_tokens(i))], len(f.prompt), top, rng) for i in range(f.leaves)]
+    return [g.with_rewards([1.0], [Verdict.VERIFIED]) for g in flat]
 
 
 def _forest(parent: list[int], lengths: list[int], prompt: int, vocab: int, rng: np.random.Generator) -> Forest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from actors.benchmarks import learner, weights
 from actors.benchmarks.synthetic import flattened, synthetic_forest
 from benchmarks import gpu
 from tests.learning import tiny
+from treeadv.learning.trainer import Trainer
 
 
 def lines(capsys) -> list[dict]:
@@ -23,6 +25,14 @@ def test_synthetic_forest_has_the_requested_sharing(sharing):
     flat = flattened(f)
     assert sum(g.tokens for g in flat) == f.expanded_tokens == 16 * 64
     assert all(g.segments == 1 and len(g.prompt) == 10 for g in flat)
+
+
+def test_learner_benchmark_trains_every_flat_leaf(tmp_path):
+    """The learner leaves out a forest whose advantages are 0, and one leaf has no other leaf to differ from."""
+    config = learner._config(argparse.Namespace(dtype="float32", microbatch=100))
+    trainer = Trainer(config, tiny.folder(tmp_path, "smollm"))
+    flat = flattened(synthetic_forest(8, 20, 0.5, 8, 32))
+    assert trainer.step(flat, 0).forests_without_gradient == 0
 
 
 def test_learner_benchmark_prints_a_line_for_each_case(tmp_path, capsys):

@@ -21,9 +21,8 @@ from treeadv.learning.packing import Packed
 
 NAME = "treeadv"
 BLOCK = 128  # rows of a FlexAttention block
-# Plain matrix products compute at most this many scores of a head. They take 2 MB in float32 and are kept for the
-# backward pass.
-PLAIN_SCORES = 1 << 19
+# Plain matrix products compute at most this many scores of a head. The scores are kept for the backward pass.
+PLAIN_SCORES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +125,8 @@ def _attend(
 ) -> torch.Tensor:
     """Return the attention [1, heads, n, d] of one part: q [1, heads, n, d], k and v [1, kv heads, m, d], mask [n, m].
 
-    In bfloat16 with at most `PLAIN_SCORES` scores, plain matrix products compute the part. The backward pass of SDPA's
-    CPU kernel takes three times as long in that case (`python -m benchmarks.attention`). In float32 the kernel is as
+    In bfloat16 with at most `PLAIN_SCORES` scores, plain matrix products compute the part. SDPA's kernel takes twice
+    as long for a few scores, and less time for many (`python -m benchmarks.attention`). In float32 the kernel is as
     fast."""
     if q.dtype != torch.bfloat16 or mask.numel() > PLAIN_SCORES:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=grouped)
