@@ -2,7 +2,9 @@
 its flattened leaves and with TRL's GRPO step.  It prints one JSON object per line. Times are seconds of forward and
 backward: the minimum over rounds in which the variants take turns. `_s` is wall-clock time; `_cpu_s` is CPU time, on
 which other load has less effect. `optimizer_s` is the time of the optimizer, which is the same for all variants.
-`bound` is unique tokens over flat tokens, prompts included. `ratio_to_bound` is (tree_s / flat_s) / bound. "flat" is
+`bound` is unique tokens over flat tokens, prompts included. `ratio_to_bound` is (tree_s / flat_s) / bound. `scores` is
+the number of (row, ancestor) pairs of the trees over that of the flat leaves: a tree saves early tokens, which see few
+others, so attention costs scores / bound more than the bound says. "flat" is
 this learner on the same number of separate packed sequences, without padding. "trl" is `GRPOTrainer._compute_loss` and
 its backward on leaves of the same length, so that TRL pads nothing, with the same model. `recomputed` is the number of
 rows of the tree's micro-batches over its unique tokens, minus 1: what a pass in depth-first order with cached prefixes
@@ -31,7 +33,7 @@ from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
 from treeadv.jsonl import JsonObject
-from treeadv.learning.packing import pieces
+from treeadv.learning.packing import pack, pieces
 from treeadv.learning.report import Phases
 from treeadv.learning.trainer import Trainer
 
@@ -103,6 +105,7 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
         "microbatch": args.microbatch,
         "recomputed": sum(p.tokens for p in pieces(forests, args.microbatch)) / unique - 1,
         "bound": bound,
+        "scores": _pairs(forests) / _pairs(flat),
         "ratio_to_bound": seconds["tree"] / seconds["flat"] / bound,
         "ratio_to_bound_cpu": cpu["tree"] / cpu["flat"] / bound,
         "optimizer_s": _optimizer_seconds(trainer),
@@ -116,6 +119,12 @@ def _case(trainer: Trainer, folder: str, forests: list[Forest], args: argparse.N
     if "trl" in seconds:
         out |= {"trl_over_tree": seconds["trl"] / seconds["tree"], "trl_over_tree_cpu": cpu["trl"] / cpu["tree"]}
     return out
+
+
+def _pairs(forests: list[Forest]) -> int:
+    """Return the number of pairs of a row and a row on its path, itself included."""
+    packed = pack(forests, pieces(forests, 1 << 40))
+    return int((packed.end - np.arange(len(packed.end))).sum())
 
 
 def _trl(folder: str, forests: list[Forest], dtype: str) -> Callable[[], None]:

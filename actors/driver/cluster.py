@@ -124,7 +124,7 @@ class Cluster:
         return report
 
     async def publish(self) -> None:
-        """Send the weights of the learners to every generator as a new policy version."""
+        """Send the weights of the learners to every generator as a new policy version. Returns before they arrive."""
         await self.weights.publish(await self.learners.publish(self.version), self.generators)
 
     async def checkpoint(self, step: int) -> None:
@@ -141,6 +141,8 @@ class Cluster:
             await asyncio.to_thread(self.folder.store.seal, step, self._session, keep, protected)
             await self.queue.commit.remote(step, min(self.folder.checkpoints()))
             self._durable_step = step
+            if self.config.eval.every:
+                await self.weights.arrived(self.generators)  # an evaluation needs a generator with these weights
             self.evaluations.offer(self, step, self.version)
 
     async def drawer(self, generator: ActorProxy[Generator]) -> ActorProxy[Generator]:

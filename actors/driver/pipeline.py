@@ -69,7 +69,8 @@ async def learn(cluster: Cluster, recorder: Recorder, end_request: EndRequest) -
             step += 1
             with recorder.phase("publish"):
                 await cluster.publish()
-            # The ack frees slots. It follows the publication, so forests in these slots use the new weights.
+            # The ack frees slots. It follows the begin of the publication, and a generator starts a forest only with
+            # the version published last. So forests in these slots use the new weights.
             await cluster.queue.ack.remote(lease.lease_id, step, report.nonfinite_forests)
             await recorder.record(cluster, step, report)  # the checkpoint below needs this record
         if lease is None or end_request.attempt_outcome or is_durable(config, step):

@@ -13,7 +13,7 @@ from actors.driver.liveness import ACTOR_LOST
 from actors.driver.worker_group import WorkerGroup
 from actors.generator import Generator
 
-PATIENCE_SECONDS = 10.0  # time that a publication waits for all generators; after it one updated generator is enough
+PATIENCE_SECONDS = 10.0  # time that `arrived` waits for all generators; after it one updated generator is enough
 PINNED_POLL_SECONDS = 0.1  # time between two checks whether a pinned generator was unpinned
 LOST = -1  # the version of a lost generator
 
@@ -48,14 +48,24 @@ class WeightSync:
         return self.version - min(versions) if versions else 0
 
     async def publish(self, publication: Publication, generators: WorkerGroup[Generator]) -> None:
-        """Send a version to every generator. Retired generators that still grow forests also get the version.
+        """Begin to send a version to every generator. Retired generators that still grow forests also get the version.
 
-        Generators continue to draw during the update. Returns when all generators have the version. After
-        PATIENCE_SECONDS it returns as soon as one generator has the version. It does not wait for a pinned generator.
-        """
+        The learner takes its next step meanwhile. It waits here until the version before has arrived, so it is never
+        more than one publication ahead."""
+        await self.arrived(generators)
         self._current = publication
         self._versions = {g: v for g, v in self._versions.items() if g in generators.names}
-        updates = {self._update(g) for g in generators.names if g not in self._pinned}
+        for generator in generators.names:
+            if generator not in self._pinned:
+                self._update(generator)
+
+    async def arrived(self, generators: WorkerGroup[Generator]) -> None:
+        """Wait until all generators have the current version. They continue to draw during the update.
+
+        After PATIENCE_SECONDS it returns as soon as one generator has the version. It does not wait for a pinned
+        generator."""
+        behind = [g for g in generators.names if g not in self._pinned and not self._is_current(g)]
+        updates = {self._update(g) for g in behind if self._versions.get(g) != LOST}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while updates and not (time.monotonic() >= deadline and any(map(self._is_current, generators.members))):
             timeout = max(0.0, deadline - time.monotonic()) or None

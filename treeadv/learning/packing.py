@@ -65,7 +65,8 @@ def pieces(forests: Sequence[Forest], limit: int) -> list[Piece]:
         while first < f.segments:
             context = _ancestors(f, first)
             rows = P + int(f.offset[first])
-            fits = np.searchsorted(f.start, limit - rows + f.start[first], side="right") - 1
+            room = min(limit - rows, f.tokens)  # a larger limit may exceed the integers of numpy
+            fits = np.searchsorted(f.start, room + f.start[first], side="right") - 1
             last = max(first + 1, int(fits))
             out.append(
                 Piece(
