@@ -67,6 +67,8 @@ def _learner(model: str, dtype: str) -> Iterator[Callable[[float], int]]:
     size = trainer.policy.vocabulary
     forests = [synthetic_forest(8, LENGTH, 0.2, PROMPT, size, seed) for seed in range(BRANCHES // 8)]
 
+    trainer.gradients(forests[:1], Phases("cpu"))
+    trainer.optimizer.step()  # creates the moments, which takes longer than a later step
     turns = itertools.count(1)
 
     def work(_end: float) -> int:

@@ -125,7 +125,7 @@ def test_loss_and_gradients_of_extreme_shapes(shape, preset):
     check(*pair("llama", torch.float64), [SHAPES[shape], SHAPES["single tree"]], preset, 9, 1e-10)
 
 
-@given(st.lists(forests(), min_size=1, max_size=3), st.integers(6, 60))
+@given(st.lists(forests(), min_size=1, max_size=3), st.integers(6, 60) | st.just(1 << 40))
 def test_pieces_cover_every_segment_once_within_the_limit(batch, limit):
     parts = packing.pieces(batch, limit)
     for n, f in enumerate(batch):
