@@ -58,9 +58,8 @@ NOT_RUN = {
     r"treeadv study report .*": "needs the cells of a study that took hours; tests/study reports on a small study",
     r"treeadv plan deploy/recipes/qwen.*": "tests/deploy/test_documents.py runs it and compares its output",
     r"treeadv bench learning .*": "takes 30 minutes; tests/local and tests/test_pipeline.py train with short recipes",
-    r"treeadv bench (driver.*|overlap|queue|learner)": "takes minutes with its defaults; tests/test_bench_*.py run it",
+    r"treeadv bench (driver.*|overlap.*|queue|learner)": "takes minutes as it stands; tests/test_bench_*.py run it",
     r"treeadv bench weights.*": "takes minutes with its defaults; tests/learning/test_benchmarks.py runs it",
-    r"treeadv bench rollout --engine sglang.*": "needs the real SGLang server; tests/engines starts it",
     r"python -m benchmarks\.(agreement|trl_study|cipher|study_forests|forks|simulation\.check)\b.*":
         "reads or makes a study that took hours; its results are in docs/results",
     r"python -m benchmarks\.(trl_speed|profile\b.*)":

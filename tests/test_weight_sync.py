@@ -123,7 +123,7 @@ async def test_refused_weights_end_the_run():
 
 
 @in_loop
-async def test_pinned_generator_gets_the_version_when_it_is_unpinned():
+async def test_pinned_generator_gets_the_version_when_unpinned():
     sync, g = WeightSync(), FakeGenerator()
     g.done.set()
     group = FakeGroup(g)
