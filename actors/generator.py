@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
+import torch
 from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
@@ -117,7 +118,9 @@ class Generator(Heartbeat):
         """Load a policy version while the engine draws branches. Returns the duration of the update in seconds.
 
         The buckets together hold all weights of the model."""
-        weights = {name: tensor for bucket in await asyncio.gather(*buckets) for name, tensor in bucket.tensors()}
+        weights: dict[str, torch.Tensor] = {}
+        for bucket in await asyncio.gather(*buckets):
+            weights |= bucket.tensors()
         seconds = await self.engine.update_weights(version, weights)
         self._exporter.set("treeadv_generator_policy_version", version)
         self._exporter.observe("treeadv_weight_update_seconds", seconds)

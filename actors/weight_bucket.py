@@ -6,7 +6,6 @@ times as long. numpy has no bfloat16, so a tensor of this dtype is sent as the a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +37,9 @@ class WeightBucket:
         """Return the number of bytes of the weights."""
         return sum(a.nbytes for a in self.arrays.values())
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, tensor). The tensors share the memory of the arrays, which may be read-only."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name. They share the memory of the arrays, which may be read-only."""
         with warnings.catch_warnings():  # torch warns of read-only arrays; nothing writes to weights that were sent
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            for name, array in self.arrays.items():
-                t = torch.from_numpy(array)
-                yield name, t.view(torch.bfloat16) if name in self.bfloat16 else t
+            tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+        return {name: t.view(torch.bfloat16) if name in self.bfloat16 else t for name, t in tensors.items()}

@@ -4,11 +4,11 @@ backward: the minimum over rounds in which the variants take turns. `_s` is wall
 which other load has less effect. `optimizer_s` is the time of the optimizer, which is the same for all variants.
 `bound` is unique tokens over flat tokens, prompts included. `ratio_to_bound` is (tree_s / flat_s) / bound. `scores` is
 the number of (row, ancestor) pairs of the trees over that of the flat leaves: a tree saves early tokens, which see few
-others, so attention costs scores / bound more than the bound says. "flat" is
-this learner on the same number of separate packed sequences, without padding. "trl" is `GRPOTrainer._compute_loss` and
-its backward on leaves of the same length, so that TRL pads nothing, with the same model. `recomputed` is the number of
-rows of the tree's micro-batches over its unique tokens, minus 1: what a pass in depth-first order with cached prefixes
-would not compute again. It is 0 if a forest fits into one micro-batch."""
+others, so the bound of attention is `scores`. "flat" is this learner on the same number of separate packed sequences,
+without padding. "trl" is `GRPOTrainer._compute_loss` and its backward on leaves of the same length, so that TRL pads
+nothing, with the same model. `recomputed` is the number of rows of the tree's micro-batches over its unique tokens,
+minus 1: what a pass in depth-first order with cached prefixes would not compute again. It is 0 if a forest fits into
+one micro-batch."""
 
 from __future__ import annotations
 

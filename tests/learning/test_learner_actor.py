@@ -100,7 +100,7 @@ def test_forests_are_read_without_a_copy(learner, monkeypatch):
 
 def test_published_buckets_are_the_weights_without_a_copy(learner):
     buckets = [ray.get(ref) for ref in learner.publish()[0]]
-    published = {n: w for bucket in buckets for n, w in bucket.tensors()}
+    published = {n: w for bucket in buckets for n, w in bucket.tensors().items()}
     want = weights_of(learner.trainer)
     assert published.keys() == want.keys() and all(np.array_equal(published[n], want[n]) for n in want)
     assert not any(a.flags.owndata or a.flags.writeable for bucket in buckets for a in bucket.arrays.values())
@@ -110,7 +110,7 @@ def test_published_weights_do_not_change_in_the_next_step(learner):
     refs, _ = learner.publish()
     before = weights_of(learner.trainer)
     learner.step(*batches(FORESTS), 0)
-    published = {n: w for ref in refs for n, w in ray.get(ref).tensors()}
+    published = {n: w for ref in refs for n, w in ray.get(ref).tensors().items()}
     assert all(np.array_equal(published[n], before[n]) for n in before)
     assert not all(np.array_equal(published[n], w) for n, w in weights_of(learner.trainer).items())
 
@@ -127,7 +127,7 @@ def test_bucket_keeps_values_dtypes_and_shapes():
     bucket = WeightBucket.of(values)
     assert bucket.size == sum(t.nbytes for t in values.values())
     for found in (bucket, ray.get(ray.put(bucket)), pickle.loads(pickle.dumps(bucket))):
-        tensors = dict(found.tensors())
+        tensors = found.tensors()
         assert tensors.keys() == values.keys()
         for name, t in values.items():
             assert tensors[name].dtype == t.dtype and tensors[name].shape == t.shape
@@ -135,7 +135,7 @@ def test_bucket_keeps_values_dtypes_and_shapes():
 
 
 def test_tensors_of_a_bucket_give_no_warning(recwarn):
-    dict(ray.get(ray.put(WeightBucket.of({"a": torch.ones(3), "b": torch.ones(3).to(torch.bfloat16)}))).tensors())
+    ray.get(ray.put(WeightBucket.of({"a": torch.ones(3), "b": torch.ones(3).to(torch.bfloat16)}))).tensors()
     assert not recwarn.list
 
 

@@ -40,7 +40,7 @@ class _Node:
     first: int
     rows: int
     before: int  # rows on the path before the node
-    forced: bool  # whether the node has to be a block
+    prompt: bool  # the rows of a prompt are always apart from the trees
     nodes: int = 1
     subtree: int = 0
     below: int = 0  # cost of the blocks below the node
@@ -58,7 +58,7 @@ class _Node:
     @property
     def cut(self) -> bool:
         """Return whether the node is a block without its subtree."""
-        return self.forced or self.apart < self.whole
+        return self.prompt or self.apart < self.whole
 
 
 def blocks(lengths: Sequence[int], parent: Sequence[int]) -> list[Block]:
@@ -95,7 +95,7 @@ def _nodes(lengths: Sequence[int], parent: Sequence[int]) -> list[_Node]:
         for offset in range(0, max(rows, 1), CHUNK):
             before = nodes[above].before + nodes[above].rows if above >= 0 else 0
             size = min(CHUNK, rows - offset)
-            nodes.append(_Node(above=above, first=start + offset, rows=size, before=before, forced=segment == 0))
+            nodes.append(_Node(above=above, first=start + offset, rows=size, before=before, prompt=segment == 0))
             above = len(nodes) - 1
         last[segment] = above
     return nodes

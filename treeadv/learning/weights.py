@@ -61,9 +61,9 @@ def buckets(policy: Policy, max_bytes: int, dtype: torch.dtype, copy: bool) -> I
     """Yield this rank's share of the weights on the CPU, in dictionaries of at most `max_bytes`.
 
     A tensor above `max_bytes` has a dictionary of its own. Parameters have the dtype `dtype`. Buffers keep their dtype.
-    The buckets go to the ranks in turn, so a rank holds and sends only its share. Without `copy` a
-    tensor may be a parameter itself, which the next step changes. This is a collective, so every rank must run the
-    iterator to its end."""
+    The buckets go to the ranks in turn, so a rank holds and sends only its share. Without `copy` a tensor may be
+    a parameter itself, which the next step changes. This is a collective, so every rank must run the iterator to its
+    end."""
     for _, bucket in _all_buckets(policy, max_bytes, dtype, copy):
         if bucket:
             yield bucket
@@ -87,9 +87,8 @@ def _all_buckets(
         names.append(name)
         filled += size
         if turn % world == rank:
-            bucket[name] = (
-                t.to(own, copy=copy and t.device.type == "cpu").cpu().contiguous()
-            )  # converts, then transfers
+            converted = t.to(own, copy=copy and t.device.type == "cpu")  # before the transfer, which is then smaller
+            bucket[name] = converted.cpu().contiguous()
     if names:
         yield names, bucket
 

@@ -13,7 +13,6 @@ import base64
 import io
 import shutil
 import time
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.reduction import ForkingPickler
@@ -88,9 +87,7 @@ def tensors_of(weights: Weights, tied: bool) -> dict[str, torch.Tensor]:
 
     With tied embeddings the output matrix is the input matrix, so it is left out.
     """
-    with warnings.catch_warnings():  # arrays in Ray's object store are read-only; nothing writes to them
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return {n: torch.as_tensor(w) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
+    return {n: torch.as_tensor(w) for n, w in weights.items() if not (tied and n == "lm_head.weight")}
 
 
 class Disk:
