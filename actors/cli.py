@@ -20,7 +20,18 @@ from treeadv.visible import visible
 if TYPE_CHECKING:
     from treeadv.config import Config
 
-BENCHMARKS = ("driver", "learner", "learning", "overlap", "queue", "ragged", "rollout", "verifier", "weights")
+BENCHMARKS = (
+    "context",
+    "driver",
+    "learner",
+    "learning",
+    "overlap",
+    "queue",
+    "ragged",
+    "rollout",
+    "verifier",
+    "weights",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

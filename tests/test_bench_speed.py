@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from actors.benchmarks import overlap, ragged
+from actors.benchmarks import context, overlap, ragged
 from actors.benchmarks.overlap_roles import Role
 from treeadv.errors import BadInput
 
@@ -76,3 +76,13 @@ def test_ragged_compares_equal_numbers_of_tokens(tiny_model, capsys):
     ratio = rows["engine"]["tokens_per_second"] / rows["generate"]["tokens_per_second"]
     assert rows["speedup"]["engine_over_generate"] == pytest.approx(ratio, rel=0.01)
     assert 0 < rows["engine"]["model"] < 1
+
+
+def test_context_computes_the_shared_prompt_once(tiny_model, capsys):
+    options = "--layers 1 --leaves 3 --prompt 20 --answers 5 700 --steps 2"
+    context.main(["--model", str(tiny_model), *options.split()])
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert [(r["way"], r["answer"]) for r in lines] == [("prefill", 5), ("step", 5), ("prefill", 700), ("step", 700)]
+    assert [r["rows"] for r in lines[::2]] == [20 + 3 * 5, 20 + 3 * 700]
+    for r in lines:
+        assert r["engine_over_transformers"] == pytest.approx(r["transformers_s"] / r["engine_s"], rel=0.01)

@@ -139,6 +139,7 @@ def test_bad_input_of_a_tool_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     [
         ("plan", ("--gpu-gb", "--host-gb")),
         ("bench ragged", ("--mean", "--rows", "--answers")),
+        ("bench context", ("--layers", "--prompt", "--answers", "--steps")),
         ("bench queue", ("--forests", "--leaves", "--tokens", "--per-step", "--window")),
         ("bench learner", ("--leaves", "--step", "--length", "--rounds")),
         ("bench rollout", ("--forests", "--leaves", "--trees", "--max-tokens")),

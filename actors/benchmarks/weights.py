@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from ray.actor import ActorProxy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.short_model import shortened
 from actors.benchmarks.synthetic import synthetic_forest
 from actors.driver.handles import Handle, actor_class, close
 from actors.driver.learner_group import LearnerGroup, Publication
@@ -97,24 +97,13 @@ def main(argv: list[str]) -> None:
     source = models.resolve(args.model, args.cache)
     for layers in args.layers:
         with tempfile.TemporaryDirectory() as root:
-            config = _config(Path(root), _shortened(source, Path(root) / "model", layers), args)
+            config = _config(Path(root), shortened(source, Path(root) / "model", num_hidden_layers=layers), args)
             try:
                 asyncio.run(_measure_roles(connect(config), args))
             finally:
                 ray.shutdown()  # the next size starts its own processes
             if args.engine == "sglang":
                 asyncio.run(_measure_transports(config, args))
-
-
-def _shortened(source: Path, folder: Path, layers: int) -> Path:
-    """Write a model of `layers` layers with the shape and tokenizer of the model in `source` and random weights."""
-    config = AutoConfig.from_pretrained(source, num_hidden_layers=layers)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt", ".model", ".jinja") and not (folder / path.name).exists():
-            shutil.copy(path, folder)
-    return folder
 
 
 def _config(root: Path, model: Path, args: argparse.Namespace) -> Config:

@@ -311,7 +311,26 @@ def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatc
     for a, b in zip(whole, chunked, strict=True):
         assert [d.token for d in a] == [d.token for d in b]
         assert np.allclose([d.logprob for d in a], [d.logprob for d in b], atol=1e-5)
-    assert stats.cached_tokens <= len(long) - 1
+    assert stats.cached_tokens == len(long) - 1  # the second branch finds the steps of the first
+
+
+def test_long_branches_of_a_forest_read_only_their_own_slots(tiny_model, monkeypatch):
+    """Prefixes that share little are computed over their own slots, with the draws of branches that are alone."""
+    rng = np.random.default_rng(1)
+    shared = rng.integers(2, 90, 40)
+    prefixes = [np.concatenate([shared, rng.integers(2, 90, 150)]).astype(np.int32) for _ in range(4)]
+    monkeypatch.setattr(packing, "PREFILL_ROWS", 64)
+    monkeypatch.setattr(packing, "GATHER", 1)
+    found = []
+    mask = packing._path_mask
+    monkeypatch.setattr(packing, "_path_mask", lambda path, *more: found.append(path) or mask(path, *more))
+    together, stats = drawn(tiny_model, [(p, params(i), "a") for i, p in enumerate(prefixes)])
+    assert len({id(path) for path in found}) == 3  # the first branch reads all slots, because it is alone at first
+    assert stats.cached_tokens == 3 * len(shared)
+    for i, (prefix, draws) in enumerate(zip(prefixes, together, strict=True)):
+        (alone,), _ = drawn(tiny_model, [(prefix, params(i), "a")])
+        assert [d.token for d in draws] == [d.token for d in alone]
+        assert np.allclose([d.logprob for d in draws], [d.logprob for d in alone], atol=1e-5)
 
 
 def test_branches_of_older_forests_get_free_rows_first(tiny_model):

@@ -6,7 +6,7 @@ The rows of all branches form one sequence. Attention is computed by forest.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from treeadv.data.model_check import check_terms
 from treeadv.engines.prefix_cache import PrefixCache, Reads
 
 PREFILL_ROWS = 512  # largest number of prefix rows of a step; a longer prefix takes several steps
+GATHER = 16  # the copy of the keys and values of a slot costs about as much as this number of rows that read it
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -35,14 +36,23 @@ class TokenPath:
 
 
 @dataclass(slots=True, kw_only=True)
+class Reading:
+    """Rows of a forest that read the same slots."""
+
+    rows: slice  # in the packed sequence
+    slots: torch.Tensor | None  # in the order of a path; None: all slots in use
+    mask: torch.Tensor  # [groups * rows, slots] additive mask
+
+
+@dataclass(slots=True, kw_only=True)
 class ForestRows:
-    """The rows of one forest in the packed sequence, the slots that they write, and the slots that each row reads."""
+    """The rows of one forest in the packed sequence, the slots that they write, and the slots that they read."""
 
     cache: PrefixCache
     rows: slice
     written: torch.Tensor | None  # rows with new keys and values, counted from rows.start; None: all rows
     slots: slice  # the new slots, which are adjacent
-    mask: torch.Tensor  # [groups * rows, slots in use] additive mask
+    readings: list[Reading]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +96,6 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
                 step.last.append(len(step.tokens) - 1)
         if rows:
             cache.reserve()
-            mask = _masks(rows, cache.used, groups, dtype)
             whole = len(written) == len(step.tokens) - first
             step.parts.append(
                 ForestRows(
@@ -94,7 +103,7 @@ def pack(paths: Sequence[TokenPath], groups: int, dtype: torch.dtype) -> Step:
                     rows=slice(first, len(step.tokens)),
                     written=None if whole else torch.tensor(written, dtype=torch.long),
                     slots=slice(used, cache.used),
-                    mask=mask,
+                    readings=list(_readings(rows, first, cache.used, groups, dtype)),
                 )
             )
     return step
@@ -108,7 +117,10 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
     """
     cache = path.cache
     if not path.slots:
-        path.slots = cache.match(path.tokens)
+        slots = cache.match(path.tokens)
+        if not room and len(path.tokens) - len(slots) > 1:
+            return []  # a later match may find more, because the other branches have computed more by then
+        path.slots = slots
         path.found = min(len(path.slots), len(path.tokens) - 1)
         path.reads.add(path.slots)
     missing = len(path.tokens) - len(path.slots)
@@ -120,6 +132,36 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
             written.append(offset)
         offset += 1
     return path.slots[len(path.slots) - count :] if count else []
+
+
+def _readings(
+    rows: Sequence[tuple[TokenPath, list[int]]], first: int, used: int, groups: int, dtype: torch.dtype
+) -> Iterator[Reading]:
+    """Yield what the rows of a forest read. `first` is the place of the first row in the packed sequence.
+
+    Most rows read all slots in use, and the mask removes those of other branches. A long prefix reads only its own
+    slots, if the forest has so many others that copies of its keys and values cost less.
+    """
+
+    def reads_alone(row: tuple[TokenPath, list[int]]) -> int:
+        path, added = row
+        alone = len(added) > 1 and len(added) * (used - len(path.slots)) > GATHER * len(path.slots)
+        return id(path) if alone else 0
+
+    for alone, members in itertools.groupby(rows, key=reads_alone):
+        some = list(members)
+        last = first + sum(len(added) for _, added in some)
+        mask = _path_mask(*some[0], groups, dtype) if alone else _masks(some, used, groups, dtype)
+        slots = torch.tensor(some[0][0].slots) if alone else None
+        yield Reading(rows=slice(first, last), slots=slots, mask=mask)
+        first = last
+
+
+def _path_mask(path: TokenPath, added: list[int], groups: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the mask [groups * len(added), len(path.slots)] of the last rows of a path over its own slots."""
+    path.reads.add(added)
+    rows, slots = len(added), len(path.slots)
+    return torch.full((rows, slots), float("-inf"), dtype=dtype).triu(slots - rows + 1).repeat(groups, 1)
 
 
 def _masks(rows: Sequence[tuple[TokenPath, list[int]]], used: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
@@ -172,10 +214,11 @@ def attend(
         own_keys, own_values = key[0, :, forest.rows], value[0, :, forest.rows]
         keys[:, forest.slots] = own_keys if forest.written is None else own_keys[:, forest.written]
         values[:, forest.slots] = own_values if forest.written is None else own_values[:, forest.written]
-        used = forest.mask.shape[1]
-        folded = query[0, :, forest.rows].reshape(1, keys.shape[0], -1, dim)
-        read = F.scaled_dot_product_attention(
-            folded, keys[None, :, :used], values[None, :, :used], attn_mask=forest.mask, scale=scaling
-        )
-        out[0, :, forest.rows] = read.reshape(heads, -1, dim)
+        for reading in forest.readings:
+            read = slice(forest.slots.stop) if reading.slots is None else reading.slots
+            folded = query[0, :, reading.rows].reshape(1, keys.shape[0], -1, dim)
+            found = F.scaled_dot_product_attention(
+                folded, keys[None, :, read], values[None, :, read], attn_mask=reading.mask, scale=scaling
+            )
+            out[0, :, reading.rows] = found.reshape(heads, -1, dim)
     return out.transpose(1, 2), None
