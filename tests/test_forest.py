@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies import build, forests
 from treeadv.errors import BadForest
 from treeadv.forest import Forest
+from treeadv.forest.faults import all_sound, find_fault
 
 # a0 (2 tokens) -> a1 (3) | a2 (1) -> a3 (2) | a4 (4); b0 (5)
 WORKED = build([-1, 0, 0, 2, 2, -1], [2, 3, 1, 2, 4, 5], rewards=[1, 0, 1, 0])
@@ -108,6 +109,45 @@ def test_broken_forest_is_refused_with_id_and_reason(change, reason):
         else pytest.raises(BadForest, match="forest f: ")
     ):
         replace(WORKED, **change(WORKED)).check()
+
+
+PER_SEGMENT, PER_LEAF = ("parent", "tree", "arity", "budget"), ("leaf_segment", "finish", "reward", "verdict")
+PER_TOKEN = ("token", "logprob", "entropy", "version")
+
+
+def _changed(f: Forest, random) -> Forest:
+    """Return the forest with another value in one place."""
+    name = random.choice((*PER_SEGMENT, *PER_LEAF, *PER_TOKEN, "start", "prompt"))
+    array = getattr(f, name)
+    at = random.randrange(len(array))
+    return replace(f, **{name: _with(array, at, int(array[at]) + random.choice([-9, -2, -1, 1, 2, 9]))})
+
+
+def _with_moved_end(a: Forest, b: Forest, random) -> tuple[Forest, Forest]:
+    """Return the forests after the last entry of some arrays of `a` has become the first entry of those of `b`."""
+    names = random.choice((PER_SEGMENT, PER_LEAF, PER_TOKEN, ("prompt",), ("parent",), ("leaf_segment",), ("start",)))
+    ends = {n: getattr(a, n)[:-1] for n in names}
+    starts = {n: np.concatenate([getattr(a, n)[-1:], getattr(b, n)]) for n in names}
+    return replace(a, **ends), replace(b, **starts)
+
+
+@given(st.lists(forests(max_segments=8), min_size=1, max_size=4), st.randoms(), st.booleans())
+def test_one_check_of_many_forests_misses_no_fault(some: list[Forest], random, moves: bool):
+    assert all_sound(some)
+    i = random.randrange(len(some))
+    if moves and i:
+        some[i - 1 : i + 1] = _with_moved_end(some[i - 1], some[i], random)
+    else:
+        some[i] = _changed(some[i], random)
+    assert not all_sound(some) or not any(map(find_fault, some))
+
+
+def test_leaf_of_the_next_forest_is_no_leaf_of_this_one():
+    """The arrays of both forests together are those of two sound forests."""
+    more = replace(WORKED, **{n: np.append(getattr(WORKED, n), getattr(WORKED, n)[:1]) for n in PER_LEAF})
+    more = replace(more, leaf_segment=_with(more.leaf_segment, -1, WORKED.segments + 1))
+    fewer = replace(WORKED, **{n: getattr(WORKED, n)[1:] for n in PER_LEAF})
+    assert not all_sound([more, fewer]) and all_sound([WORKED, WORKED])
 
 
 def test_version_may_rise_along_a_path():

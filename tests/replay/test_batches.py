@@ -45,7 +45,7 @@ def forest_of(record: Reserved, kind: str) -> Forest:
 def records_of(folder: Path) -> list[Record]:
     """Return the journal without its first record, which names the session, and without the places of the payloads.
     Arrow may write a row of a batch with other bytes than a batch of one row."""
-    place = {"payload_file": "", "offset": 0, "length": 0, "payload_crc": 0}
+    place = {"payload_file": "", "offset": 0, "length": 0, "payload_crc": 0, "payload_row": 0}
     records = [line.record for line in Reader(open_folder(str(folder / "replay/journal")))][1:]
     return [replace(r, **place) if isinstance(r, Admitted) else r for r in records]
 

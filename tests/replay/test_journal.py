@@ -183,7 +183,7 @@ def encoded(tree: dict) -> bytes:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (0, {"format": 5}, "journal format 5, this release reads 4; use the release of treeadv that wrote the journal"),
+        (0, {"format": 6}, "journal format 6, this release reads 5; use the release of treeadv that wrote the journal"),
         (3, {"kind": "pondered"}, "unknown record 'pondered'"),
         (3, {"colour": "red"}, "unknown record .*colour"),
     ],

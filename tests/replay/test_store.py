@@ -18,11 +18,13 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Verdict
+from treeadv.replay import payloads
 from treeadv.replay.admission import advantage_mass
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
 from treeadv.replay.ledger import Entry, LeaseLost, State
+from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import Admitted, DropReason, Leased, Reserved
 from treeadv.replay.selection import choose, fifo, freshest, priority
 from treeadv.replay.store import ReplayStore
@@ -353,11 +355,12 @@ def test_audit_finds_a_lease_that_breaks_the_bound(tmp_path: Path, record: Lease
 def test_audit_finds_versions_that_differ_from_the_payload(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     reserved = reserve(store)
-    place = store.files.payloads.append(batch_for(reserved, version=50))
+    (place,) = store.files.payloads.append(batch_for(reserved, version=50), [0])
     forest = forest_for(reserved, version=50)
     store.files.write(Admitted(
         forest_id=reserved.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=0, newest_version=0,
         reward=0.5, mass=1.0, payload_file=place.file, offset=place.offset, length=place.length, payload_crc=place.crc,
+        payload_row=place.row,
     ))  # fmt: skip
     store.close()
     (fault,) = audit(str(tmp_path)).faults
@@ -623,6 +626,7 @@ def entry(order: int, mass: float, version: int = 0) -> Entry:
         offset=0,
         length=0,
         payload_crc=0,
+        payload_row=0,
     )
     return Entry(
         reserved=Reserved(forest_id=fid, draw=order, attempt=0, failures=0, worker="w", request="", prompt_id="p"),
@@ -648,3 +652,40 @@ def test_advantage_mass_of_binary_rewards_matches_the_formula(rewards: list[int]
     """For k right leaves of n the mass is k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
     k, n = sum(rewards), len(rewards)
     assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)
+
+
+def test_forests_of_one_admission_share_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the queue does not store split a message, and so does its size."""
+    store = open_store(tmp_path, per_step=8, retain="all")
+    tickets = [reserve(store) for _ in range(8)]
+    made = [forest_for(t) for t in tickets]
+    made[3] = replace(made[3], verdict=made[3].verdict * 0 - 1)
+    ids = [t.forest_id for t in tickets]
+    batch = wire.to_batch(made, checked=True)
+    monkeypatch.setattr(payloads, "MESSAGE_BYTES", 3 * batch.nbytes // 8 + 1)
+    assert store.admit_many(ids, batch) == ["admitted"] * 3 + ["refused"] + ["admitted"] * 4
+    places = [store.ledger.live[fid].payload.place for fid in ids if fid != ids[3]]
+    assert [p.row for p in places] == [0, 1, 2, 0, 1, 2, 0]
+    assert len({p.offset for p in places}) == 3
+    for fid, forest in zip(ids, made, strict=True):
+        if fid != ids[3]:
+            (read,) = wire.from_batch(store.payload(fid))
+            assert read.forest_id == fid and np.array_equal(read.token, forest.token)
+    store.close()
+    report = audit(str(tmp_path))
+    assert report.sound, report.table()
+    assert report.payload_bytes == sum(p.length for p in places if p.row == 0)
+
+
+def test_damaged_message_loses_all_its_forests_and_no_others(tmp_path: Path) -> None:
+    store = open_store(tmp_path, per_step=4)
+    tickets = [reserve(store) for _ in range(4)]
+    for some in (tickets[:2], tickets[2:]):
+        store.admit_many([t.forest_id for t in some], wire.to_batch([forest_for(t) for t in some]))
+    place = store.ledger.live[tickets[1].forest_id].payload.place
+    store.payload(tickets[0].forest_id)
+    flip(tmp_path / "replay/payloads" / place.file, place.offset + 400)
+    assert store.lease(4, 0) is None
+    assert set(store.ledger.live) == {t.forest_id for t in tickets[2:]}
+    with pytest.raises(DamagedPayload, match=r"names row 9 of 2"):
+        store.files.payloads.read(replace(store.ledger.live[tickets[3].forest_id].payload.place, row=9))

@@ -14,6 +14,7 @@ from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Floats, Forest
+from treeadv.forest.faults import all_sound
 from treeadv.replay.records import Admitted, Dropped, DropReason, Place
 
 Admission = Literal["admitted", "repeat", "late", "refused", "dropped"]
@@ -30,14 +31,16 @@ def graded_forests(fids: Sequence[str], batch: pa.RecordBatch) -> list[Forest | 
         return [BadForest(fid, str(e)) for fid in fids]
     if len(forests) != len(fids):
         return [BadForest(fid, f"the batch holds {len(forests)} forests instead of {len(fids)}") for fid in fids]
-    return [_graded(fid, forest) for fid, forest in zip(fids, forests, strict=True)]
+    sound = all_sound(forests)
+    return [_graded(fid, forest, sound) for fid, forest in zip(fids, forests, strict=True)]
 
 
-def _graded(fid: str, forest: Forest) -> Forest | BadForest:
-    try:
-        forest.check()
-    except BadForest as e:
-        return e
+def _graded(fid: str, forest: Forest, sound: bool) -> Forest | BadForest:
+    if not sound:
+        try:
+            forest.check()
+        except BadForest as e:
+            return e
     if forest.forest_id != fid:
         return BadForest(fid, f"the batch holds forest {forest.forest_id} instead")
     return forest if forest.graded else BadForest(fid, "not graded")
@@ -78,15 +81,8 @@ def admission_record(forest: Forest, place: Place) -> Admitted:
         forest_id=forest.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=forest.oldest_version,
         newest_version=forest.newest_version, reward=float(judged.mean(dtype=np.float64)),
         mass=advantage_mass(judged), payload_file=place.file, offset=place.offset, length=place.length,
-        payload_crc=place.crc,
+        payload_crc=place.crc, payload_row=place.row,
     )  # fmt: skip
-
-
-def admission_of(record: Admitted | Dropped) -> Admission:
-    """Return the answer to the worker that delivered the forest of a record."""
-    if isinstance(record, Admitted):
-        return "admitted"
-    return "refused" if record.reason == "invalid" else "dropped"
 
 
 def drop_message(record: Dropped) -> tuple[int, str]:

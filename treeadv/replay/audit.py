@@ -172,7 +172,8 @@ def _draw_faults(history: History, finished: Finished, states: dict[str, str], l
 def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
     """Check the payloads of the records in `history`. This is a second pass over the journal."""
     reader = PayloadReader(folder.child("payloads"))
-    read = released = size = 0
+    read = released = 0
+    messages: set[tuple[str, int, int]] = set()  # file, offset and length; forests may share one
     faults: dict[Admitted, str] = {}
     for a in admitted_forests(Reader(folder.child("journal"), whole=True), history.seq) if history.seq else ():
         if a.payload_file in history.released:
@@ -184,12 +185,13 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
             _check_payload(a, reader)
         except (BadInput, BadForest) as e:
             faults[a] = str(e)
-        read, size = read + 1, size + a.length
+        read += 1
+        messages.add((a.payload_file, a.offset, a.length))
     gone = _deleted_since(folder, faults) if faults else set()
     return (
         read - len(gone),
         released + len(gone),
-        size,
+        sum(length for _, _, length in messages),
         [f"forest {a.forest_id}: {e}" for a, e in faults.items() if a.forest_id not in gone],
     )
 

@@ -1,13 +1,14 @@
-"""Payload files: Arrow IPC stream files `0000000001.arrow` with one record batch for each forest.
+"""Payload files: Arrow IPC stream files `0000000001.arrow`. A record batch holds forests that were admitted together.
 
-File, offset and length address a forest. In an object store each flush creates one file. The name of the file
+File, offset, length and row address a forest. In an object store each flush creates one file. The name of the file
 contains the session of its writer. So a process that has lost the run cannot overwrite a file of the new owner."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from treeadv.replay.records import Admitted, Place
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort
 
 SUFFIX = ".arrow"
+MESSAGE_BYTES = 1 << 20  # forests share a message up to about this size; a reader of one forest reads its message
 _NAME = re.compile(r"\d{10,}(-[\w-]+)?\.arrow")
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 
@@ -33,12 +35,28 @@ class PayloadReader:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._readable: set[str] = set()  # files whose schema was checked
+        self._message: tuple[Place, pa.RecordBatch] | None = None  # the last one, with the place of its first row
+        self._rows: set[int] = set()  # rows of this message that were read
 
     def read(self, place: Place) -> pa.RecordBatch:
-        """Return the forest at `place` after a check of its checksum.
+        """Return the forest at `place` after a check of the checksum of its message.
 
-        Raises `DamagedPayload` with file and offset. Raises `BadInput` if the store cannot be read or the schema is
-        newer."""
+        The message is checked again when a row is read again. Raises `DamagedPayload` with file and offset. Raises
+        `BadInput` if the store cannot be read or the schema is newer."""
+        first = replace(place, row=0)
+        if self._message is None or self._message[0] != first or place.row in self._rows:
+            self._message, self._rows = None, set()
+            self._message = first, self._read(place)
+        batch = self._message[1]
+        if not 0 <= place.row < batch.num_rows:
+            raise DamagedPayload(
+                f"{self._folder.uri}/{place.file} byte {place.offset}: the journal names row {place.row} of"
+                f" {batch.num_rows}; restore the journal from a backup"
+            )
+        self._rows.add(place.row)
+        return batch.slice(place.row, 1)
+
+    def _read(self, place: Place) -> pa.RecordBatch:
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
         if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
             raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
@@ -114,8 +132,18 @@ class Payloads(PayloadReader):
         for name in needed & self._sizes.keys():
             self._folder.sync(name)
 
-    def append(self, batch: pa.RecordBatch) -> Place:
-        """Write one forest. Raises `BadInput` if the write fails; the stored forests are then unchanged."""
+    def append(self, batch: pa.RecordBatch, rows: Sequence[int]) -> list[Place]:
+        """Write the forests in `rows`, which ascend, and return their places. Adjacent rows share a message.
+
+        Raises `BadInput` if a write fails; the stored forests are then unchanged."""
+        most = max(1, MESSAGE_BYTES * batch.num_rows // max(1, batch.nbytes))
+        places: list[Place] = []
+        for first, count in _adjacent(rows, most):
+            place = self._append(batch.slice(first, count))
+            places += [replace(place, row=row) for row in range(count)]
+        return places
+
+    def _append(self, batch: pa.RecordBatch) -> Place:
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the payload files are closed; another process may own the run now")
         if self._file is None:
@@ -124,7 +152,7 @@ class Payloads(PayloadReader):
         if self._file.size == 0:
             self._file.write(wire.SCHEMA.serialize())
         message = batch.serialize()
-        place = Place(file=self._file.name, offset=self._file.size, length=message.size, crc=zlib.crc32(message))
+        place = Place(file=self._file.name, offset=self._file.size, length=message.size, crc=zlib.crc32(message), row=0)
         self._file.write(message)
         self._sizes[self._file.name] = self._file.size
         self._dirty = True
@@ -175,3 +203,15 @@ class Payloads(PayloadReader):
         else:
             self._file.close()
         self._file = None
+
+
+def _adjacent(rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of each run of adjacent rows. A run has at most `most` rows."""
+    first, count = 0, 0
+    for row in rows:
+        if count and (row != first + count or count == most):
+            yield first, count
+            count = 0
+        first, count = (first, count + 1) if count else (row, 1)
+    if count:
+        yield first, count

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from treeadv.jsonl import JsonObject
 
-FORMAT = 4
+FORMAT = 5
 
 DropReason = Literal[
     "stale", "failed", "invalid", "damaged", "too_few_judged", "not_finite", "no_variance", "no_prompt"
@@ -45,19 +45,21 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The place of a payload: `offset` and `length` in bytes of the encapsulated Arrow message, and its CRC-32."""
+    """The place of a payload: `offset` and `length` in bytes of the encapsulated Arrow message, its CRC-32, and the row
+    of the forest in the message."""
 
     file: str
     offset: int
     length: int
     crc: int
+    row: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """A graded forest was written to a payload file.
 
-    `reward` is the mean R over the leaves. `mass` is the sum of |R - mean R| over the leaves. The last four fields
+    `reward` is the mean R over the leaves. `mass` is the sum of |R - mean R| over the leaves. The last five fields
     are the `place` of the payload."""
 
     forest_id: str
@@ -71,10 +73,13 @@ class Admitted:
     offset: int
     length: int
     payload_crc: int
+    payload_row: int
 
     @property
     def place(self) -> Place:
-        return Place(file=self.payload_file, offset=self.offset, length=self.length, crc=self.payload_crc)
+        return Place(
+            file=self.payload_file, offset=self.offset, length=self.length, crc=self.payload_crc, row=self.payload_row
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,12 @@ import pyarrow as pa
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
-from treeadv.replay.admission import Admission, admission_of, admission_record, drop_message, graded_forests, rejection
+from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forests, rejection
 from treeadv.replay.ledger import Retry, State
 from treeadv.replay.open_files import OpenFiles
 from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import (
     Acked,
-    Admitted,
     Committed,
     Dropped,
     DropReason,
@@ -213,18 +212,24 @@ class ReplayStore:
         if State.RESERVED in states:
             forests = graded_forests(fids, batch)
         admissions: list[Admission] = []
-        records: dict[str, Admitted | Dropped] = {}
+        new: dict[str, Forest | Dropped] = {}
+        stored: list[int] = []  # rows
         for row, (fid, state, forest) in enumerate(zip(fids, states, forests, strict=True)):
-            if state is not State.RESERVED or fid in records or forest is None:
+            if state is not State.RESERVED or fid in new or forest is None:
                 admissions.append("repeat" if state else "late")
                 continue
-            records[fid] = self._admission(fid, forest, batch, row)
-            admissions.append(admission_of(records[fid]))
-        self.files.write(*records.values())
+            new[fid] = found = self._drop_or_keep(fid, forest)
+            if isinstance(found, Dropped):
+                admissions.append("refused" if found.reason == "invalid" else "dropped")
+            else:
+                admissions.append("admitted")
+                stored.append(row)
+        places = iter(self.files.payloads.append(batch, stored))
+        self.files.write(*(x if isinstance(x, Dropped) else admission_record(x, next(places)) for x in new.values()))
         return admissions
 
-    def _admission(self, fid: str, forest: Forest | BadForest, batch: pa.RecordBatch, row: int) -> Admitted | Dropped:
-        """Write the payload of a forest, if the queue stores it. Return the record of its admission or of its drop."""
+    def _drop_or_keep(self, fid: str, forest: Forest | BadForest) -> Forest | Dropped:
+        """Return the forest if the queue stores it, else the record of its drop."""
         attempts = self._config.attempts
         if isinstance(forest, BadForest):
             record = self.ledger.drop(fid, "invalid", str(forest), attempts)
@@ -235,7 +240,7 @@ class ReplayStore:
                 log.warning("the last %d forests were all dropped: %s", self._dropped_in_a_row, found.detail)
         else:
             self._dropped_in_a_row = 0
-            return admission_record(forest, self.files.payloads.append(batch.slice(row, 1)))
+            return forest
         log.log(*drop_message(record))
         return record
 
