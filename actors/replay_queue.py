@@ -364,8 +364,7 @@ class ReplayQueue(Heartbeat):
 
     def _stored_row(self, forest_id: str) -> StoredRow:
         if forest_id not in self._stored:
-            # Ray would store the whole message of a slice, so `take` copies the row
-            self._stored[forest_id] = StoredRow(ref=ray.put(self._store.payload(forest_id).take([0])), row=0)
+            self._stored[forest_id] = StoredRow(ref=ray.put(self._store.payload(forest_id)), row=0)
         return self._stored[forest_id]
 
     def _release_rows(self) -> None:

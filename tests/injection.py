@@ -146,7 +146,13 @@ class Run:
         """Flip a bit in the payload of a forest that waits for its step, and return the id of the forest. The queue
         must not run, because it may also have the payload in memory."""
         history = read_history(str(self.run))
-        (fid, *_) = (f for f, state in history.states().items() if state in ("ready", "leased"))
+        messages: dict[tuple[str, int], list[str]] = {}
+        for fid, attempt in history.attempts.items():
+            if attempt.admitted is not None:
+                messages.setdefault((attempt.admitted.payload_file, attempt.admitted.offset), []).append(fid)
+        states = history.states()
+        waiting = [ids for ids in messages.values() if {states[fid] for fid in ids} <= {"ready", "leased"}]
+        (fid, *_) = min(waiting, key=len)  # a forest that shares its message is lost with the others
         admitted = history.attempts[fid].admitted
         assert admitted is not None
         flip(self.run / "replay" / "payloads" / admitted.payload_file, admitted.offset + admitted.length // 2)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tests.replay.helpers import fill, open_store, reserve, train
+from tests.replay.helpers import fill, forest_for, open_store, reserve, train
 from tests.strategies import build
 from treeadv import wire
 from treeadv.cli.main import main
@@ -128,7 +128,9 @@ def audited(rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[]
     A changed record has a correct checksum, because an attacker can also write a correct checksum."""
     run = folder / "run"
     store = open_store(run, max_staleness=2)
-    fill(store, 3)
+    fill(store, 1)
+    tickets = [reserve(store), reserve(store)]
+    store.admit_many([t.forest_id for t in tickets], wire.to_batch([forest_for(t) for t in tickets]))
     train(store, 2, 1)
     store.commit(1)
     reserve(store)

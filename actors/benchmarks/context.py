@@ -1,11 +1,12 @@
 """`treeadv bench context`: the embedded engine against transformers on long prompts and answers.
 
 A forest has --leaves answers of a shared prompt of --prompt tokens. Each answer has --answers tokens, which no other
-answer shares. The model has the shape of --model with --layers layers and random weights, because long paths take long.
-It prints one JSON object for each number of tokens.
+answer shares. The tokens are random. The model has the shape of --model, but --layers layers and random weights.
+It prints two JSON objects for each number of tokens.
 
     prefill   seconds until the keys and values of all paths are computed, as after new weights: `engine_s`, and
-              `transformers_s` with one batch of whole paths. `rows` is the number of tokens that the engine computes
+              `transformers_s` with one batch of whole paths. One call computes at most 512 tokens in both.
+              `rows` is the number of tokens that the engine computes
     step      seconds of a step that draws one token for each answer: `engine_s`, and `transformers_s` with its cache.
               `engine_over_transformers` is the ratio of the speeds in both lines
 """
@@ -82,14 +83,16 @@ async def _engine(folder: Path, paths: np.ndarray, args: argparse.Namespace) -> 
         async for _ in engine.generate(paths[seed], params, "f", "0"):
             pass
 
-    seconds, rows = [], 0
-    for tokens in (1, args.steps):  # the second time the cache has all keys and values
+    async def timed(tokens: int) -> float:
         started = time.perf_counter()
         await asyncio.gather(*(draw(i, tokens) for i in range(len(paths))))
-        seconds.append((time.perf_counter() - started) / tokens)
-        rows = rows or engine.stats().prompt_tokens - engine.stats().cached_tokens
+        return (time.perf_counter() - started) / tokens
+
+    prefill = await timed(1)
+    rows = engine.stats().prompt_tokens - engine.stats().cached_tokens
+    step = await timed(args.steps)  # the cache has all keys and values now
     await engine.close()
-    return seconds, rows
+    return (prefill, step), rows
 
 
 @torch.inference_mode()

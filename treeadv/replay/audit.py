@@ -172,8 +172,8 @@ def _draw_faults(history: History, finished: Finished, states: dict[str, str], l
 def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str]]:
     """Check the payloads of the records in `history`. This is a second pass over the journal."""
     reader = PayloadReader(folder.child("payloads"))
-    read = released = 0
-    messages: set[tuple[str, int, int]] = set()  # file, offset and length; forests may share one
+    read = released = size = 0
+    message = "", 0  # file and offset of the last one; forests that share a message are adjacent
     faults: dict[Admitted, str] = {}
     for a in admitted_forests(Reader(folder.child("journal"), whole=True), history.seq) if history.seq else ():
         if a.payload_file in history.released:
@@ -186,12 +186,13 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
         except (BadInput, BadForest) as e:
             faults[a] = str(e)
         read += 1
-        messages.add((a.payload_file, a.offset, a.length))
+        if (a.payload_file, a.offset) != message:
+            message, size = (a.payload_file, a.offset), size + a.length
     gone = _deleted_since(folder, faults) if faults else set()
     return (
         read - len(gone),
         released + len(gone),
-        sum(length for _, _, length in messages),
+        size,
         [f"forest {a.forest_id}: {e}" for a, e in faults.items() if a.forest_id not in gone],
     )
 

@@ -5,22 +5,23 @@ contains the session of its writer. So a process that has lost the run cannot ov
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
 from treeadv import wire
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
+from treeadv.forest.faults import find_fault
 from treeadv.messages import UNREADABLE, read_batch, read_schema
 from treeadv.replay.records import Admitted, Place
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort
 
 SUFFIX = ".arrow"
-MESSAGE_BYTES = 1 << 20  # forests share a message up to about this size; a reader of one forest reads its message
+MESSAGE_BYTES = 1 << 18  # about the largest size of a shared message; who reads one of its forests reads all of it
 _NAME = re.compile(r"\d{10,}(-[\w-]+)?\.arrow")
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # end of an Arrow IPC stream
 
@@ -35,28 +36,12 @@ class PayloadReader:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._readable: set[str] = set()  # files whose schema was checked
-        self._message: tuple[Place, pa.RecordBatch] | None = None  # the last one, with the place of its first row
-        self._rows: set[int] = set()  # rows of this message that were read
 
     def read(self, place: Place) -> pa.RecordBatch:
         """Return the forest at `place` after a check of the checksum of its message.
 
-        The message is checked again when a row is read again. Raises `DamagedPayload` with file and offset. Raises
-        `BadInput` if the store cannot be read or the schema is newer."""
-        first = replace(place, row=0)
-        if self._message is None or self._message[0] != first or place.row in self._rows:
-            self._message, self._rows = None, set()
-            self._message = first, self._read(place)
-        batch = self._message[1]
-        if not 0 <= place.row < batch.num_rows:
-            raise DamagedPayload(
-                f"{self._folder.uri}/{place.file} byte {place.offset}: the journal names row {place.row} of"
-                f" {batch.num_rows}; restore the journal from a backup"
-            )
-        self._rows.add(place.row)
-        return batch.slice(place.row, 1)
-
-    def _read(self, place: Place) -> pa.RecordBatch:
+        A forest that shares its message is a copy. Raises `DamagedPayload` with file and offset. Raises `BadInput` if
+        the store cannot be read or the schema is newer."""
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
         if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
             raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
@@ -72,22 +57,26 @@ class PayloadReader:
         if zlib.crc32(message) != place.crc:
             fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a backup"
             raise DamagedPayload(f"{where}: {fault}")
-        return read_batch(message, wire.SCHEMA, where)
+        batch = read_batch(message, wire.SCHEMA, where)
+        if not 0 <= place.row < batch.num_rows:
+            fault = f"the journal names row {place.row} of {batch.num_rows}; restore the journal from a backup"
+            raise DamagedPayload(f"{where}: {fault}")
+        # A slice would keep the whole message, and some functions of Arrow ignore where a slice begins.
+        return batch if batch.num_rows == 1 else batch.take([place.row])
 
     def forest(self, admitted: Admitted) -> Forest:
         """Return an admitted forest after a check of every invariant.
 
         Raises the errors of `read`. Raises `DamagedPayload` if the payload holds anything but this forest."""
-        place = admitted.place
-        forests = wire.from_batch(self.read(place))
-        try:
-            (forest,) = (f.check() for f in forests)
-        except ValueError as e:  # the batch does not hold exactly one forest, or the forest breaks an invariant
-            where = f"{self._folder.uri}/{place.file} byte {place.offset}"
+        (forest,) = wire.from_batch(self.read(admitted.place))
+        fault = find_fault(forest)
+        if forest.forest_id != admitted.forest_id:
+            fault = f"it is forest {forest.forest_id}"
+        if fault:
             raise DamagedPayload(
-                f"{where}: the payload is not forest {admitted.forest_id} ({one_line(e)}); restore the file from a"
-                " backup"
-            ) from e
+                f"{self._folder.uri}/{admitted.payload_file} byte {admitted.offset}: the payload is not forest"
+                f" {admitted.forest_id} ({fault}); restore the file from a backup"
+            )
         return forest
 
     def _check_schema(self, file: str) -> None:
@@ -137,13 +126,9 @@ class Payloads(PayloadReader):
 
         Raises `BadInput` if a write fails; the stored forests are then unchanged."""
         most = max(1, MESSAGE_BYTES * batch.num_rows // max(1, batch.nbytes))
-        places: list[Place] = []
-        for first, count in _adjacent(rows, most):
-            place = self._append(batch.slice(first, count))
-            places += [replace(place, row=row) for row in range(count)]
-        return places
+        return [place for first, count in _runs(rows, most) for place in self._append(batch.slice(first, count))]
 
-    def _append(self, batch: pa.RecordBatch) -> Place:
+    def _append(self, batch: pa.RecordBatch) -> list[Place]:
         if self._closed:
             raise RuntimeError(f"{self._folder.uri}: the payload files are closed; another process may own the run now")
         if self._file is None:
@@ -152,13 +137,13 @@ class Payloads(PayloadReader):
         if self._file.size == 0:
             self._file.write(wire.SCHEMA.serialize())
         message = batch.serialize()
-        place = Place(file=self._file.name, offset=self._file.size, length=message.size, crc=zlib.crc32(message), row=0)
+        name, offset, length, crc = self._file.name, self._file.size, message.size, zlib.crc32(message)
         self._file.write(message)
         self._sizes[self._file.name] = self._file.size
         self._dirty = True
         if self._file.size >= self._limit:
             self._seal()
-        return place
+        return [Place(file=name, offset=offset, length=length, crc=crc, row=row) for row in range(batch.num_rows)]
 
     def pending(self) -> list[Action]:
         """Return the actions that make all forests durable. The caller runs them before it flushes the journal."""
@@ -205,13 +190,9 @@ class Payloads(PayloadReader):
         self._file = None
 
 
-def _adjacent(rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, count) of each run of adjacent rows. A run has at most `most` rows."""
-    first, count = 0, 0
-    for row in rows:
-        if count and (row != first + count or count == most):
-            yield first, count
-            count = 0
-        first, count = (first, count + 1) if count else (row, 1)
-    if count:
-        yield first, count
+def _runs(rows: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of the runs of adjacent rows. `rows` ascend. A run has at most `most` rows."""
+    for _, group in itertools.groupby(enumerate(rows), key=lambda item: item[1] - item[0]):
+        run = [row for _, row in group]
+        for i in range(0, len(run), most):
+            yield run[i], len(run[i : i + most])
