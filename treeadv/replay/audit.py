@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from treeadv.errors import BadForest, BadInput
+from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
 from treeadv.replay.finished import Finished, lease_faults
 from treeadv.replay.history import History, admitted_forests, folder_of
@@ -173,21 +174,17 @@ def _payloads(history: History, folder: Folder) -> tuple[int, int, int, list[str
     """Check the payloads of the records in `history`. This is a second pass over the journal."""
     reader = PayloadReader(folder.child("payloads"))
     read = released = size = 0
-    message = "", 0  # file and offset of the last one; forests that share a message are adjacent
     faults: dict[Admitted, str] = {}
-    for a in admitted_forests(Reader(folder.child("journal"), whole=True), history.seq) if history.seq else ():
-        if a.payload_file in history.released:
-            released += 1
+    admitted = admitted_forests(Reader(folder.child("journal"), whole=True), history.seq) if history.seq else ()
+    for (file, _, length, _), group in itertools.groupby(admitted, key=_message):
+        some = list(group)
+        if file in history.released:
+            released += len(some)
             continue
-        if a.forest_id in history.damaged:
-            continue  # the journal already records the loss, and the prompt has another attempt
-        try:
-            _check_payload(a, reader)
-        except (BadInput, BadForest) as e:
-            faults[a] = str(e)
-        read += 1
-        if (a.payload_file, a.offset) != message:
-            message, size = (a.payload_file, a.offset), size + a.length
+        # The journal already records a damaged forest as lost, and its prompt has another attempt.
+        if some := [a for a in some if a.forest_id not in history.damaged]:
+            faults |= _payload_faults(some, reader)
+            read, size = read + len(some), size + length
     gone = _deleted_since(folder, faults) if faults else set()
     return (
         read - len(gone),
@@ -220,9 +217,23 @@ def _deleted_since(folder: Folder, faulty: Collection[Admitted]) -> set[str]:
     return gone | {a.forest_id for a in faulty} & (missing | damaged)
 
 
-def _check_payload(a: Admitted, reader: PayloadReader) -> None:
-    forest = reader.forest(a)
-    found = forest.forest_id, forest.leaves, forest.tokens, forest.oldest_version, forest.newest_version
-    told = a.forest_id, a.leaves, a.tokens, a.oldest_version, a.newest_version
-    if found != told:
-        raise BadForest(a.forest_id, f"the payload holds {found}, but the journal records {told}")
+def _message(a: Admitted) -> tuple[str, int, int, int]:
+    """Return the place of the message of a forest. Forests that share a message are adjacent in the journal."""
+    return a.payload_file, a.offset, a.length, a.payload_crc
+
+
+def _payload_faults(some: Sequence[Admitted], reader: PayloadReader) -> dict[Admitted, str]:
+    """Return the faults of admitted forests that share a message."""
+    try:
+        forests = reader.forests(some)
+    except BadInput as e:
+        if len(some) == 1:
+            return {some[0]: str(e)}
+        return {a: fault for one in some for a, fault in _payload_faults([one], reader).items()}
+    faults = {}
+    for a, f in zip(some, forests, strict=True):
+        found = f.leaves, f.tokens, f.oldest_version, f.newest_version
+        told = a.leaves, a.tokens, a.oldest_version, a.newest_version
+        if found != told:
+            faults[a] = f"the payload holds {found}, but the journal records {told}"
+    return faults

@@ -15,7 +15,7 @@ import pyarrow as pa
 from treeadv import wire
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Forest
-from treeadv.forest.faults import find_fault
+from treeadv.forest.faults import all_sound, find_fault
 from treeadv.messages import UNREADABLE, read_batch, read_schema
 from treeadv.replay.records import Admitted, Place
 from treeadv.storage.folder import Action, AppendFile, Deletion, Folder, TooShort
@@ -37,11 +37,11 @@ class PayloadReader:
         self._folder = folder
         self._readable: set[str] = set()  # files whose schema was checked
 
-    def read(self, place: Place) -> pa.RecordBatch:
-        """Return the forest at `place` after a check of the checksum of its message.
+    def read(self, place: Place, *others: Place) -> pa.RecordBatch:
+        """Return the forests at these places, which share a message, after a check of its checksum.
 
-        A forest that shares its message is a copy. Raises `DamagedPayload` with file and offset. Raises `BadInput` if
-        the store cannot be read or the schema is newer."""
+        The forests are a copy if the message holds others. Raises `DamagedPayload` with file and offset. Raises
+        `BadInput` if the store cannot be read or the schema is newer."""
         where = f"{self._folder.uri}/{place.file} byte {place.offset}"
         if not _NAME.fullmatch(place.file) or place.offset < 0 or place.length < 0:
             raise DamagedPayload(f"{where}: the journal names no payload file; restore the journal from a backup")
@@ -58,26 +58,34 @@ class PayloadReader:
             fault = f"the payload of {place.length} bytes is damaged (checksum); restore the file from a backup"
             raise DamagedPayload(f"{where}: {fault}")
         batch = read_batch(message, wire.SCHEMA, where)
-        if not 0 <= place.row < batch.num_rows:
-            fault = f"the journal names row {place.row} of {batch.num_rows}; restore the journal from a backup"
+        rows = [place.row, *(other.row for other in others)]
+        if missing := [row for row in rows if not 0 <= row < batch.num_rows]:
+            fault = f"the journal names row {missing[0]} of {batch.num_rows}; restore the journal from a backup"
             raise DamagedPayload(f"{where}: {fault}")
         # A slice would keep the whole message, and some functions of Arrow ignore where a slice begins.
-        return batch if batch.num_rows == 1 else batch.take([place.row])
+        return batch if rows == list(range(batch.num_rows)) else batch.take(rows)
 
     def forest(self, admitted: Admitted) -> Forest:
         """Return an admitted forest after a check of every invariant.
 
         Raises the errors of `read`. Raises `DamagedPayload` if the payload holds anything but this forest."""
-        (forest,) = wire.from_batch(self.read(admitted.place))
-        fault = find_fault(forest)
-        if forest.forest_id != admitted.forest_id:
-            fault = f"it is forest {forest.forest_id}"
-        if fault:
-            raise DamagedPayload(
-                f"{self._folder.uri}/{admitted.payload_file} byte {admitted.offset}: the payload is not forest"
-                f" {admitted.forest_id} ({fault}); restore the file from a backup"
-            )
+        (forest,) = self.forests([admitted])
         return forest
+
+    def forests(self, some: Sequence[Admitted]) -> list[Forest]:
+        """Return admitted forests that share a message. Equals `forest` for each, but reads the message once."""
+        found = wire.from_batch(self.read(*(a.place for a in some)))
+        sound = all_sound(found)
+        for a, forest in zip(some, found, strict=True):
+            fault = None if sound else find_fault(forest)
+            if forest.forest_id != a.forest_id:
+                fault = f"it is forest {forest.forest_id}"
+            if fault:
+                raise DamagedPayload(
+                    f"{self._folder.uri}/{a.payload_file} byte {a.offset}: the payload is not forest {a.forest_id}"
+                    f" ({fault}); restore the file from a backup"
+                )
+        return found
 
     def _check_schema(self, file: str) -> None:
         """Check the schema message at the start of a file.
