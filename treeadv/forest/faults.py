@@ -23,7 +23,8 @@ def find_fault(f: ForestArrays) -> str | None:
 
 
 def all_sound(forests: Sequence[ForestArrays]) -> bool:
-    """Return whether all forests are sound. False for graded beside ungraded forests: then check each.
+    """Return True only if all forests are sound. It may be False for sound forests if some are graded and others are
+    not, so a caller then checks each.
 
     The trees of sound forests are also the trees of one sound forest. So the arrays of many small forests are joined
     and checked together, which takes a fraction of the time of a check of each."""
