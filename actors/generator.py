@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
-import torch
 from ray import ObjectRef
 
 from actors.heartbeat import Heartbeat
@@ -24,8 +25,12 @@ from treeadv.errors import one_line
 from treeadv.evaluation.sets import held_out
 from treeadv.forest import Finish, Forest
 from treeadv.metrics import Exporter
-from treeadv.sampling.grower import Grower
 from treeadv.wire import to_batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from treeadv.sampling.grower import Grower
 
 _NOT_STARTED = "a generator has to start before it can serve"
 
@@ -74,10 +79,10 @@ class Generator(Heartbeat):
         # The constructor does not load the model, because it has a deadline and a download from the hub may take long.
         model = await asyncio.to_thread(resolve, self._config.model.path, self._config.model.cache)
         self._engine = await start_engine(self._config, model, self._index)
-        self._grower = Grower(self._config, model, self._engine)
+        self._grower = self._new_grower(self._config, model, self._engine)
         if self._config.eval.every:
             self._metered = Metered(self._engine)
-            self._answerer = Grower(held_out(self._config), model, self._metered)
+            self._answerer = self._new_grower(held_out(self._config), model, self._metered)
         self._exporter.set("treeadv_generator_policy_version", self.engine.version)
         return self._address
 
@@ -153,6 +158,12 @@ class Generator(Heartbeat):
         if self._engine is None:
             raise RuntimeError(_NOT_STARTED)
         return self._engine
+
+    def _new_grower(self, config: Config, model: Path, engine: Engine) -> Grower:
+        # This module is imported before the constructor runs, which has a deadline, and transformers takes seconds.
+        from treeadv.sampling.grower import Grower
+
+        return Grower(config, model, engine)
 
     async def _grow(self, grower: Grower, ticket: Ticket) -> None:
         """Grow one forest and keep it, or the cause of its failure, for `finished`."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from treeadv.engines.base import Weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class WeightBucket:
     @classmethod
     def of(cls, weights: Weights) -> WeightBucket:
         """Return the bucket of tensors on the CPU. It shares their memory."""
+        import torch  # not with the module: a generator whose engine is another process starts without torch
+
         tensors = {name: torch.as_tensor(w) for name, w in weights.items()}
         bits = frozenset(name for name, t in tensors.items() if t.dtype == torch.bfloat16)
         return cls(
@@ -39,6 +44,8 @@ class WeightBucket:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by name. They share the memory of the arrays, which may be read-only."""
+        import torch
+
         with warnings.catch_warnings():  # torch warns of read-only arrays; nothing writes to weights that were sent
             warnings.filterwarnings("ignore", message=".*not writable.*")
             tensors = {name: torch.from_numpy(array) for name, array in self.arrays.items()}

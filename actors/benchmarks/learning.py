@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from treeadv.command_line import local, tool_parser
+from actors.benchmarks.options import bench_parser
+from treeadv.command_line import local
 
 KEYS = (
     "elapsed_s",
@@ -23,10 +24,9 @@ KEYS = (
 
 
 def main(argv: list[str]) -> None:
-    parser = tool_parser("treeadv bench learning", __doc__)
+    parser = bench_parser("treeadv bench learning", __doc__)
     parser.add_argument("--config", type=local, default=Path("deploy/recipes/laptop.yaml"), metavar="RECIPE.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="section.key=value")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as root:

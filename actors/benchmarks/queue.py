@@ -29,11 +29,12 @@ from pathlib import Path
 import ray
 from ray.util.queue import Queue
 
+from actors.benchmarks.options import bench_parser
 from actors.benchmarks.synthetic import binary_forest
 from actors.driver.handles import actor_class
 from actors.replay_queue import ReplayQueue
 from treeadv import wire
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import positive
 from treeadv.config import QueueConfig, parse
 from treeadv.forest import Forest
 from treeadv.jsonl import JsonObject
@@ -41,8 +42,7 @@ from treeadv.replay.store import ReplayStore
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench queue", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = bench_parser("treeadv bench queue", __doc__)
     p.add_argument("--forests", type=positive, default=256)
     p.add_argument("--leaves", type=positive, default=16)
     p.add_argument(

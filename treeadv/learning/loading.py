@@ -109,9 +109,7 @@ def _build(folder: Path) -> tuple[Any, str]:
     except Exception as e:  # the values of the configuration fit no model; transformers raises many types
         if isinstance(e, ValueError) and "attention" in str(e):
             raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}") from e
-        raise BadInput(
-            f"{folder}/config.json: no model can be built from this configuration ({one_line(e)}); use another model"
-        ) from e
+        raise no_model(folder / "config.json", e) from e
     if not model._supports_attention_backend:
         raise BadInput(f"{folder}: {name} does not take an attention function {_ONLY}")
     experts.choose(model)
@@ -119,6 +117,13 @@ def _build(folder: Path) -> tuple[Any, str]:
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # dropout would add noise to the ratio to the behaviour policy
     return model, name
+
+
+def no_model(config_json: Path, fault: Exception) -> BadInput:
+    """Return the error of a configuration from which transformers builds no model."""
+    return BadInput(
+        f"{config_json}: no model can be built from this configuration ({one_line(fault)}); use another model"
+    )
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from torch._subclasses import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from treeadv.data.model_check import model_config
-from treeadv.errors import BadInput, one_line
 from treeadv.learning import attention
-from treeadv.learning.loading import chain, parameters_on_meta
+from treeadv.learning.loading import chain, no_model, parameters_on_meta
 from treeadv.learning.policy import HEAD_ROWS, Policy
 
 
@@ -43,9 +42,7 @@ def model_sizes(config_json: Path, *, tokens: int, compute: torch.dtype, recompu
     try:
         return _measured(config, tokens, compute, recompute, lora_rank)
     except Exception as e:  # the sizes fit no model; the classes of transformers raise many types
-        raise BadInput(
-            f"{config_json}: no model can be built from this configuration ({one_line(e)}); use another model"
-        ) from e
+        raise no_model(config_json, e) from e
 
 
 def _measured(config: Any, tokens: int, compute: torch.dtype, recompute: bool, lora_rank: int) -> ModelSizes:
