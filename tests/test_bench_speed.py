@@ -7,6 +7,7 @@ import json
 import pytest
 
 from actors.benchmarks import context, overlap, ragged
+from actors.benchmarks.coin import coin
 from actors.benchmarks.overlap_roles import Role
 from treeadv.errors import BadInput
 
@@ -21,7 +22,7 @@ def record(elapsed: float, tokens: int, wait: float, busy: float) -> dict:
 def test_shares_leave_out_the_first_steps():
     found = overlap.shares([record(90.0, 5, 80.0, 1.0), record(100.0, 15, 2.0, 8.0), record(110.0, 25, 4.0, 8.0)], 1)
     assert found == pytest.approx(
-        {"step_s": 10.0, "token_s": 1.0, "learner_wait": 0.3, "publish": 0.1, "generator_idle": 0.2,
+        {"step_s": 10.0, "tokens": 10.0, "token_s": 1.0, "learner_wait": 0.3, "publish": 0.1, "generator_idle": 0.2,
          "learner_s": 4.0, "generator_s": 8.0}
     )  # fmt: skip
 
@@ -52,6 +53,11 @@ def test_overlap_without_staleness_0_is_refused():
 def test_overlap_that_skips_all_steps_is_refused():
     with pytest.raises(BadInput, match="--steps 3: take more"):
         overlap.main(["--steps", "3", "--skip", "3"])
+
+
+def test_coin_gives_both_grades():
+    grades = [coin(f"the answer is {n}") for n in range(64)]
+    assert 20 < sum(grades) < 44 and grades == [coin(f"the answer is {n}") for n in range(64)]
 
 
 @pytest.mark.slow

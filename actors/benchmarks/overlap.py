@@ -1,12 +1,13 @@
 """`treeadv bench overlap`: measures how far generation and training overlap. It prints one JSON object per line.
 
-For each --dtypes it trains --steps steps of a recipe at each --staleness, with one thread in each role. Staleness 0
-runs the roles one after the other. In the same run it measures what the machine allows: one process takes learner steps
+For each --dtypes it trains --steps steps of a recipe at each --staleness, with one thread in each role. Every run does
+the same work: the learning rate is near 0, so the policy stays, and a verifier grades by a checksum of the text, so
+almost every forest has a gradient. Staleness 0 runs the roles one after the other. In the same run it measures what the machine allows: one process takes learner steps
 and one draws tokens, first alone and then side by side.
 
-    run      one staleness: seconds of a step and of a trained token, `learner_wait` and `generator_idle` as shares of
-             the time. `learner_s` and `generator_s` are the seconds of a step that each role works. The first
-             --skip steps are not counted
+    run      one staleness: seconds and tokens of a step, seconds of a trained token, `learner_wait` and
+             `generator_idle` as shares of the time. `learner_s` and `generator_s` are the seconds of a step that each
+             role works. The first --skip steps are not counted
     machine  `learner_slowdown` and `generator_slowdown`: the time of a role's model work side by side over its time
              alone; 1 means that the roles share nothing
     overlap  `async_over_sync`: seconds of a trained token at staleness 0 over those at the given staleness.
@@ -74,6 +75,7 @@ def _train(dtype: str, staleness: int, args: argparse.Namespace) -> list[JsonObj
             f"run.root={root}", "run.name=overlap", f"run.steps={args.steps}", f"run.checkpoint_every={args.steps}",
             f"model.path={args.model}", f"model.cache={args.cache}", f"queue.max_staleness={staleness}",
             f"generator.dtype={dtype}", f"learner.dtype={dtype}", "generator.threads=1", "learner.threads=1",
+            "learner.lr=1e-9", "task.verifier=actors.benchmarks.coin:coin",
         ]  # fmt: skip
         command = [sys.executable, "-m", "actors.cli", "train", "--config", args.config, *fields, *args.overrides]
         subprocess.run(command, check=True, stdout=sys.stderr)
@@ -93,6 +95,7 @@ def shares(records: list[JsonObject], skip: int) -> dict[str, float]:
     busy = sum(float(r["generator_busy_s"]) for r in counted)
     return {
         "step_s": seconds / steps,
+        "tokens": tokens / steps,
         "token_s": seconds / tokens,
         "learner_wait": total("wait") / seconds,
         "publish": total("publish") / seconds,
