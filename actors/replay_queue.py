@@ -19,6 +19,7 @@ from ray import ObjectRef
 from actors.heartbeat import Heartbeat
 from actors.queue_metrics import QueueMetrics
 from actors.reservations import Reservations
+from treeadv import wire
 from treeadv.config import Config
 from treeadv.data.tasks import problem_source
 from treeadv.data.tickets import Ticket
@@ -27,7 +28,7 @@ from treeadv.jsonl import JsonObject
 from treeadv.metrics import Exporter
 from treeadv.replay.draws import Draws, FailedDraw
 from treeadv.replay.figures import figures
-from treeadv.replay.ledger import State
+from treeadv.replay.live import State
 from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import DropReason, Reserved
 from treeadv.replay.store import ReplayStore
@@ -106,7 +107,7 @@ class ReplayQueue(Heartbeat):
         for entry in self._store.ledger.in_state(State.READY):
             with contextlib.suppress(DamagedPayload):  # `lease` drops a damaged forest
                 batch = self._store.payload(entry.reserved.forest_id)
-                self._threshold.observe(batch.column("entropy").values.to_numpy())
+                self._threshold.observe(wire.numbers(batch.column("entropy").values))
 
     @ray.method
     async def address(self) -> str:
@@ -187,7 +188,7 @@ class ReplayQueue(Heartbeat):
         for row, (forest_id, admission) in enumerate(zip(ids, admissions, strict=True)):
             if admission == "admitted":
                 self._stored[forest_id] = StoredRow(ref=ref, row=row)
-                self._threshold.observe(batch.column("entropy")[row].values.to_numpy())
+                self._threshold.observe(wire.numbers(batch.column("entropy")[row].values))
         return [str(admission) for admission in admissions]
 
     # ---- calls of the learner ----------------------------------------------------------------------------------------
@@ -200,6 +201,8 @@ class ReplayQueue(Heartbeat):
                 self._check()
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._stored_row)
+                if self._store.ledger.slots_used < used:  # forests were dropped
+                    self._stored = {f: row for f, row in self._stored.items() if f in self._store.ledger.live}
                 if record is None or self._store.ledger.slots_used < used:
                     self._reservations.notify()  # a dropped forest frees a slot
                     await self._make_durable()
@@ -219,16 +222,14 @@ class ReplayQueue(Heartbeat):
         Raises `LeaseLost` if the lease expired and another lease has its forests. The step is then invalid."""
         self._check()
         self._store.ack(lease_id, step, skipped)
-        self._release_rows()
+        self._release(lease_id)
         await self._notify()
 
     async def nack(self, lease_id: str) -> None:
         """Return the forests of a lease to the queue. The queue serves their next lease from disk, because their
         objects may be lost."""
         self._check()
-        lease = self._store.ledger.leases.get(lease_id)
-        for forest_id in lease.record.forest_ids if lease else ():
-            self._stored.pop(forest_id, None)
+        self._release(lease_id)
         self._store.nack(lease_id)
         await self._notify()
 
@@ -236,8 +237,8 @@ class ReplayQueue(Heartbeat):
     async def discard(self, lease_id: str, reason: DropReason, detail: str) -> None:
         """Drop the forests of a lease that the learner cannot train, record the reason, and free their slots."""
         self._check()
+        self._release(lease_id)
         self._store.discard(lease_id, reason, detail)
-        self._release_rows()
         await self._notify()
 
     @ray.method
@@ -367,8 +368,8 @@ class ReplayQueue(Heartbeat):
             self._stored[forest_id] = StoredRow(ref=ray.put(self._store.payload(forest_id)), row=0)
         return self._stored[forest_id]
 
-    def _release_rows(self) -> None:
-        """Release the objects of forests that no later step needs."""
-        ledger = self._store.ledger
-        stepped = {f for x in ledger.leases.values() if x.step is not None for f in x.record.forest_ids}
-        self._stored = {f: h for f, h in self._stored.items() if f in ledger.live and f not in stepped}
+    def _release(self, lease_id: str) -> None:
+        """Release the objects of the forests of a lease."""
+        lease = self._store.ledger.leases.get(lease_id)
+        for forest_id in lease.record.forest_ids if lease else ():
+            self._stored.pop(forest_id, None)

@@ -95,9 +95,15 @@ def _views(column: pa.Array, kind: pa.DataType) -> Iterable:
     if kind not in _NUMPY:
         rows = column.to_pylist()
         return map(tuple, rows) if pa.types.is_list(kind) else rows
-    values = column.values.to_numpy(zero_copy_only=True)
-    offsets = column.offsets.to_numpy()
+    values, offsets = numbers(column.values), numbers(column.offsets)
     return [values[a:b] for a, b in itertools.pairwise(offsets)]
+
+
+def numbers(array: pa.Array) -> np.ndarray:
+    """Return the numbers of an array without missing values, as a read-only view.
+
+    `pa.Array.to_numpy` does the same, but it first imports pandas where pandas is installed, which takes 0.3 s."""
+    return np.from_dlpack(array)
 
 
 def check_schema(schema: pa.Schema, where: str) -> None:

@@ -23,7 +23,8 @@ from treeadv.replay.admission import advantage_mass
 from treeadv.replay.audit import audit
 from treeadv.replay.figures import figures
 from treeadv.replay.history import forests, forests_of_step
-from treeadv.replay.ledger import Entry, LeaseLost, State
+from treeadv.replay.ledger import LeaseLost
+from treeadv.replay.live import Entry, State
 from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import Admitted, DropReason, Leased, Reserved
 from treeadv.replay.selection import choose, fifo, freshest, priority
@@ -651,7 +652,7 @@ def test_each_selection_orders_forests_as_documented() -> None:
 def test_advantage_mass_of_binary_rewards_matches_the_formula(rewards: list[int]) -> None:
     """For k right leaves of n the mass is k (1 - k/n) + (n - k) k/n = 2 k (n - k) / n."""
     k, n = sum(rewards), len(rewards)
-    assert advantage_mass(np.asarray(rewards, np.float32)) == pytest.approx(2 * k * (n - k) / n)
+    assert advantage_mass(rewards) == pytest.approx(2 * k * (n - k) / n)
 
 
 def test_forests_of_one_admission_share_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from benchmarks.simulation.figures import figures, scaling_figures
 from benchmarks.simulation.model import Simulation
 from benchmarks.simulation.service import Lengths, Service
 from tests.simulation.runs import small
-from treeadv.replay.ledger import State
+from treeadv.replay.live import State
 
 TIMES = {"step": 0.02, "row": 0.001, "learner_token": 0.002, "publish": 0.2, "queue": 0.002, "driver": 0.001}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from treeadv import wire
 from treeadv.disk import replacing
 from treeadv.errors import BadInput, one_line
 from treeadv.forest import Floats
@@ -54,5 +55,5 @@ def read_log_probs(run: Path, step: int, forest_id: str) -> Floats | None:
         for batch in batches:
             for name, values in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
                 if name == forest_id:
-                    return np.asarray(values.values.to_numpy(), np.float32)
+                    return np.asarray(wire.numbers(values.values), np.float32)
     return None

@@ -17,7 +17,7 @@ from treeadv.learning.trainer import Trainer
 from treeadv.local.rollouts import ForestMaker
 from treeadv.local.serving import Serving
 from treeadv.replay.figures import figures
-from treeadv.replay.ledger import State
+from treeadv.replay.live import State
 from treeadv.replay.records import DropReason, Leased, Reserved
 from treeadv.replay.store import ReplayStore
 from treeadv.sampling.threshold import Threshold

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 
 from treeadv import wire
 from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
-from treeadv.forest import Floats, Forest
+from treeadv.forest import Forest
 from treeadv.forest.faults import all_sound
 from treeadv.replay.records import Admitted, Dropped, DropReason, Place
 
@@ -60,27 +60,33 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
     The queue drops a forest with fewer than two judged leaves, because such a forest gives no advantage. With
     `queue.mixed_only` the queue also drops a forest whose judged leaves all have the same reward (dynamic sampling,
     DAPO, arXiv:2503.14476)."""
-    judged = int(forest.judged.sum())
+    rewards = judged_rewards(forest)
+    judged = len(rewards)
     if judged < min(2, forest.leaves):
         return Rejection(reason="too_few_judged", detail=f"{judged} of {forest.leaves} leaves were judged")
-    reward = forest.reward[forest.judged]
-    if config.mixed_only and reward.min() == reward.max():
-        return Rejection(reason="no_variance", detail=f"all {judged} judged leaves have reward {reward[0]:g}")
+    if config.mixed_only and min(rewards) == max(rewards):
+        return Rejection(reason="no_variance", detail=f"all {judged} judged leaves have reward {rewards[0]:g}")
     return None
 
 
-def advantage_mass(reward: Floats) -> float:
-    """Return the sum over leaves of |R - mean R|. It is 0 if all leaves have the same reward. `reward` is [L]."""
-    return float(np.abs(reward - reward.mean(dtype=np.float64)).sum())
+def judged_rewards(forest: Forest) -> list[float]:
+    """Return the rewards of the judged leaves. For the few leaves of a forest, numbers are faster than arrays."""
+    return forest.reward[forest.judged].tolist()
+
+
+def advantage_mass(rewards: Sequence[float]) -> float:
+    """Return the sum over leaves of |R - mean R|. It is 0 if all leaves have the same reward."""
+    mean = fmean(rewards)
+    return sum(abs(r - mean) for r in rewards)
 
 
 def admission_record(forest: Forest, place: Place) -> Admitted:
     """Return the record of a stored forest. The reward in the record is the mean over the judged leaves."""
-    judged = forest.reward[forest.judged]
+    rewards = judged_rewards(forest)
     return Admitted(
         forest_id=forest.forest_id, leaves=forest.leaves, tokens=forest.tokens, oldest_version=forest.oldest_version,
-        newest_version=forest.newest_version, reward=float(judged.mean(dtype=np.float64)),
-        mass=advantage_mass(judged), payload_file=place.file, offset=place.offset, length=place.length,
+        newest_version=forest.newest_version, reward=fmean(rewards),
+        mass=advantage_mass(rewards), payload_file=place.file, offset=place.offset, length=place.length,
         payload_crc=place.crc, payload_row=place.row,
     )  # fmt: skip
 

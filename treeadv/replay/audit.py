@@ -13,7 +13,8 @@ from treeadv.jsonl import JsonObject
 from treeadv.replay.finished import Finished, lease_faults
 from treeadv.replay.history import History, admitted_forests, folder_of
 from treeadv.replay.journal import Reader
-from treeadv.replay.ledger import UNITS, Ledger, State
+from treeadv.replay.ledger import UNITS, Ledger
+from treeadv.replay.live import State
 from treeadv.replay.payloads import PayloadReader
 from treeadv.replay.records import Admitted, Dropped, Released, Snapshot
 from treeadv.replay.recovery import IMPOSSIBLE, impossible, recover

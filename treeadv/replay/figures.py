@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from treeadv.jsonl import JsonObject
-from treeadv.replay.ledger import UNITS, State
+from treeadv.replay.ledger import UNITS
+from treeadv.replay.live import State
 from treeadv.replay.store import ReplayStore
 
 _ADMITTED = (State.READY, State.LEASED, State.TRAINED, State.DROPPED)

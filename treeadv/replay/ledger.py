@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from pydantic import TypeAdapter
 
 from treeadv.jsonl import JsonObject
+from treeadv.replay.live import Entry, LiveForests, State
 from treeadv.replay.records import (
     Acked,
     Admitted,
@@ -45,41 +45,12 @@ _FAILURES = ("failed", "invalid", "too_few_judged", "not_finite")  # drop reason
 _FINAL = ("no_variance", "no_prompt")  # drop reasons that would likely recur in another attempt at the prompt
 
 
-class State(StrEnum):
-    RESERVED = "reserved"
-    READY = "ready"
-    LEASED = "leased"
-    TRAINED = "trained"
-    DROPPED = "dropped"
-
-
 class LawBroken(AssertionError):
     """The conservation law does not hold: a defect of the queue lost or duplicated forests. The run must stop."""
 
 
 class LeaseLost(RuntimeError):
     """The lease ended and another lease holds its forests. Its step is void: the run resumes from a checkpoint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A live forest.
-
-    `since` is the last acknowledged step at the reservation, `order` the position among the admitted forests, and
-    `turn` the position among the forests that were leased before a resume, or None."""
-
-    reserved: Reserved
-    since: int = 0
-    state: State = State.RESERVED
-    admitted: Admitted | None = None
-    order: int = -1
-    turn: int | None = None
-
-    @property
-    def payload(self) -> Admitted:
-        """Return the record of the admission. Raises AssertionError for a reserved forest, which has no payload."""
-        assert self.admitted is not None, f"forest {self.reserved.forest_id} is reserved and not admitted"
-        return self.admitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +82,7 @@ class Ledger:
     def __init__(self) -> None:
         self.run = ""
         self.session = ""  # the session of the last record `Opened` or `Resumed`
-        self.live: dict[str, Entry] = {}
+        self.live = LiveForests()
         self.leases: dict[str, OpenLease] = {}
         self.again: list[Retry] = []
         self.next_draw = 0
@@ -131,7 +102,7 @@ class Ledger:
         return len(self.live) - sum(len(x.record.forest_ids) for x in self.leases.values() if x.step is not None)
 
     def in_state(self, state: State) -> list[Entry]:
-        return [e for e in self.live.values() if e.state is state]
+        return self.live.in_state(state)
 
     def known(self, fid: str) -> bool:
         """Return whether this run has reserved the forest id. A known id that is not live is finished."""
@@ -365,6 +336,7 @@ class Ledger:
         self.totals = Counter({(what, unit): n for what, unit, n in _TOTALS.validate_python(state["totals"])})
         for name, kind in _NESTED.items():
             setattr(self, name, kind.validate_python(state[name]))
+        self.live = LiveForests(self.live)
 
     # ---- counts ------------------------------------------------------------------------------------------------------
     def _move(self, fid: str, to: State) -> None:

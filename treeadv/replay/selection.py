@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from treeadv.extensions import load_extension
-from treeadv.replay.ledger import Entry
+from treeadv.replay.live import Entry
 from treeadv.seeds import derive
 
 # A rule gets the ready forests in the order of admission, with the run's seed and the number of the lease as seeds.

@@ -16,7 +16,8 @@ from treeadv.config import QueueConfig
 from treeadv.errors import BadForest, BadInput
 from treeadv.forest import Forest
 from treeadv.replay.admission import Admission, admission_record, drop_message, graded_forests, rejection
-from treeadv.replay.ledger import Retry, State
+from treeadv.replay.ledger import Retry
+from treeadv.replay.live import State
 from treeadv.replay.open_files import OpenFiles
 from treeadv.replay.payloads import DamagedPayload
 from treeadv.replay.records import (
