@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -67,6 +69,17 @@ def test_file_is_read_in_both_arrow_formats(tmp_path, form):
             w.write_batch(wire.to_batch([SMALL]))
     got, model = wire.read_file(path)
     assert same(got[0], SMALL) and model == ("somewhere" if form == "file" else "")
+
+
+def test_reading_forests_imports_no_pandas(tmp_path):
+    path = tmp_path / "f.arrow"
+    wire.write_file(path, [SMALL, SMALL])
+    code = (
+        "import sys; from pathlib import Path; from treeadv.wire import read_file\n"
+        f"read_file(Path({str(path)!r})); print('pandas' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "False\n"
 
 
 def test_bad_forest_is_not_written():
