@@ -160,7 +160,7 @@ class Generator(Heartbeat):
         return self._engine
 
     def _new_grower(self, config: Config, model: Path, engine: Engine) -> Grower:
-        # This module is imported before the constructor runs, which has a deadline, and transformers takes seconds.
+        # transformers takes seconds to import, and the constructor has a deadline. The heartbeat goes on meanwhile.
         from treeadv.sampling.grower import Grower
 
         return Grower(config, model, engine)

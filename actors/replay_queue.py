@@ -104,6 +104,8 @@ class ReplayQueue(Heartbeat):
 
     def _restore_threshold(self) -> None:
         """Add the entropies of the ready forests to the threshold. A restarted queue has an empty threshold."""
+        if self._config.sampling.tau_quantile is None:
+            return
         for entry in self._store.ledger.in_state(State.READY):
             with contextlib.suppress(DamagedPayload):  # `lease` drops a damaged forest
                 batch = self._store.payload(entry.reserved.forest_id)
@@ -201,9 +203,10 @@ class ReplayQueue(Heartbeat):
                 self._check()
                 used = self._store.ledger.slots_used
                 record = self._store.lease(n, version, self._stored_row)
-                if self._store.ledger.slots_used < used:  # forests were dropped
+                dropped = self._store.ledger.slots_used < used
+                if dropped:
                     self._stored = {f: row for f, row in self._stored.items() if f in self._store.ledger.live}
-                if record is None or self._store.ledger.slots_used < used:
+                if record is None or dropped:
                     self._reservations.notify()  # a dropped forest frees a slot
                     await self._make_durable()
                 if record:
@@ -369,7 +372,8 @@ class ReplayQueue(Heartbeat):
         return self._stored[forest_id]
 
     def _release(self, lease_id: str) -> None:
-        """Release the objects of the forests of a lease."""
+        """Release the objects of the forests of a lease, which the ledger must know: an ack may bring back a lease that
+        has expired, so the release follows it; `nack` and `discard` end the lease, so the release comes before."""
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
             self._stored.pop(forest_id, None)

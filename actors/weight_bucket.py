@@ -13,7 +13,7 @@ import numpy as np
 
 from treeadv.engines.base import Weights
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a process that imports this module but computes no model needs no torch
     import torch
 
 
@@ -29,7 +29,7 @@ class WeightBucket:
     @classmethod
     def of(cls, weights: Weights) -> WeightBucket:
         """Return the bucket of tensors on the CPU. It shares their memory."""
-        import torch  # not with the module: a generator whose engine is another process starts without torch
+        import torch
 
         tensors = {name: torch.as_tensor(w) for name, w in weights.items()}
         bits = frozenset(name for name, t in tensors.items() if t.dtype == torch.bfloat16)

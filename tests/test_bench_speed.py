@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from actors.benchmarks import context, overlap, ragged
+from actors.benchmarks import context, overlap, queue, ragged
 from actors.benchmarks.coin import coin
 from actors.benchmarks.overlap_roles import Role
 from treeadv.errors import BadInput
@@ -53,6 +53,11 @@ def test_overlap_without_staleness_0_is_refused():
 def test_overlap_that_skips_all_steps_is_refused():
     with pytest.raises(BadInput, match="--steps 3: take more"):
         overlap.main(["--steps", "3", "--skip", "3"])
+
+
+def test_queue_refuses_forests_that_fill_no_last_step():
+    with pytest.raises(BadInput, match="--forests 100: must be a multiple of --per-step 16"):
+        queue.main(["--forests", "100"])
 
 
 def test_coin_gives_both_grades():

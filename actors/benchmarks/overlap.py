@@ -1,9 +1,10 @@
 """`treeadv bench overlap`: measures how far generation and training overlap. It prints one JSON object per line.
 
-For each --dtypes it trains --steps steps of a recipe at each --staleness, with one thread in each role. Every run does
-the same work: the learning rate is near 0, so the policy stays, and a verifier grades by a checksum of the text, so
-almost every forest has a gradient. Staleness 0 runs the roles one after the other. In the same run it measures what the
-machine allows: one process takes learner steps and one draws tokens, first alone and then side by side.
+For each --dtypes it trains --steps steps of a recipe at each --staleness, with one thread in each role. The runs do
+nearly the same work: the learning rate is near 0, so the policy does not change, and a verifier grades by a checksum of
+the text, so almost every forest has a gradient. Staleness 0 runs the roles one after the other. In the same run it
+measures what the machine allows: one process takes learner steps and one draws tokens, first alone and then side by
+side.
 
     run      one staleness: seconds and tokens of a step, seconds of a trained token, `learner_wait` and
              `generator_idle` as shares of the time. `learner_s` and `generator_s` are the seconds of a step that each

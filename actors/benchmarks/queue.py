@@ -36,6 +36,7 @@ from actors.replay_queue import ReplayQueue
 from treeadv import wire
 from treeadv.command_line import positive
 from treeadv.config import QueueConfig, parse
+from treeadv.errors import BadInput
 from treeadv.forest import Forest
 from treeadv.jsonl import JsonObject
 from treeadv.replay.store import ReplayStore
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> None:
         "--records", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="journal lengths for `recovery`"
     )
     args = p.parse_args(argv)
+    if args.forests % args.per_step:
+        raise BadInput(f"--forests {args.forests}: must be a multiple of --per-step {args.per_step}")
     forest = binary_forest(args.leaves, args.tokens)
     size = wire.to_batch([forest]).nbytes
     report("memcpy", rate(memcpy(forest, args.forests), args.forests, size))

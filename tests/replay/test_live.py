@@ -35,13 +35,3 @@ def test_in_state_equals_a_search_of_all_entries(changes: list[tuple[int, State 
         for state in State:
             found = sorted(e.reserved.draw for e in some.in_state(state))
             assert found == sorted(e.reserved.draw for e in plain.values() if e.state is state)
-
-
-def test_forests_of_a_state_keep_the_order_in_which_they_came_into_it() -> None:
-    live = LiveForests()
-    for n in (0, 1, 2):
-        live[f"r0-{n:06d}-0"] = entry(n, State.RESERVED)
-    for n in (2, 0):
-        live[f"r0-{n:06d}-0"] = entry(n, State.READY)
-    assert [e.reserved.draw for e in live.in_state(State.READY)] == [2, 0]
-    assert [e.reserved.draw for e in live.in_state(State.RESERVED)] == [1]

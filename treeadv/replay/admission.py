@@ -70,12 +70,15 @@ def rejection(forest: Forest, config: QueueConfig) -> Rejection | None:
 
 
 def judged_rewards(forest: Forest) -> list[float]:
-    """Return the rewards of the judged leaves. For the few leaves of a forest, numbers are faster than arrays."""
+    """Return the rewards of the judged leaves. A forest that `rejection` keeps has at least one. For so few values
+    numbers are faster than arrays."""
     return forest.reward[forest.judged].tolist()
 
 
 def advantage_mass(rewards: Sequence[float]) -> float:
-    """Return the sum over leaves of |R - mean R|. It is 0 if all leaves have the same reward."""
+    """Return the sum over leaves of |R - mean R|. It is 0 if all leaves have the same reward.
+
+    `rewards` must not be empty."""
     mean = fmean(rewards)
     return sum(abs(r - mean) for r in rewards)
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from treeadv.jsonl import JsonObject
 from treeadv.replay.live import Entry, LiveForests, State
@@ -135,7 +136,8 @@ class Ledger:
 
     def stale(self, version: int, bound: int) -> list[Dropped]:
         """Return records that drop the ready forests with a token more than `bound` versions older than `version`."""
-        ages = {e.reserved.forest_id: version - e.payload.oldest_version for e in self.in_state(State.READY)}
+        ready = sorted(self.in_state(State.READY), key=lambda e: e.reserved.draw)
+        ages = {e.reserved.forest_id: version - e.payload.oldest_version for e in ready}
         old = [(fid, f"staleness {age} > {bound}") for fid, age in ages.items() if age > bound]
         return [Dropped(forest_id=fid, reason="stale", detail=detail, refill=True) for fid, detail in old]
 
@@ -336,7 +338,6 @@ class Ledger:
         self.totals = Counter({(what, unit): n for what, unit, n in _TOTALS.validate_python(state["totals"])})
         for name, kind in _NESTED.items():
             setattr(self, name, kind.validate_python(state[name]))
-        self.live = LiveForests(self.live)
 
     # ---- counts ------------------------------------------------------------------------------------------------------
     def _move(self, fid: str, to: State) -> None:
@@ -363,7 +364,7 @@ _PLAIN = ("run", "session", "next_draw", "leases_made", "last_step", "committed"
 _SCALAR: dict[str, TypeAdapter[object]] = {n: TypeAdapter(str if n in ("run", "session") else int) for n in _PLAIN}
 _LOST, _TOTALS = TypeAdapter(dict[str, int]), TypeAdapter(list[tuple[str, str, int]])
 _NESTED: dict[str, TypeAdapter[object]] = {
-    "live": TypeAdapter(dict[str, Entry]),
+    "live": TypeAdapter(Annotated[dict[str, Entry], AfterValidator(LiveForests)]),
     "leases": TypeAdapter(dict[str, OpenLease]),
     "again": TypeAdapter(list[Retry]),
     "lapsed": TypeAdapter(dict[str, Leased]),

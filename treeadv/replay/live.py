@@ -39,7 +39,10 @@ class Entry:
 
 
 class LiveForests(dict[str, Entry]):
-    """The entries by forest id. It also keeps the ids by state, because a lease asks for the ready forests alone."""
+    """The entries by forest id. It also keeps them by state, because a lease needs only the ready forests.
+
+    Only `live[fid] = entry` and `del live[fid]` change it; other methods that change a dict would leave out the
+    states."""
 
     def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
         super().__init__()
@@ -58,5 +61,5 @@ class LiveForests(dict[str, Entry]):
         super().__delitem__(fid)
 
     def in_state(self, state: State) -> list[Entry]:
-        """Return the entries in a state, in the order in which they came into it."""
+        """Return the entries in a state, in any order."""
         return list(self._by_state[state].values())

@@ -31,7 +31,7 @@ class Threshold:
         self._total = np.zeros(len(EDGES) + 1, np.int64)
 
     def observe(self, entropy: np.ndarray) -> None:
-        """Add the entropies [T] of a finished forest, in nats. A fixed threshold does not look at them."""
+        """Add the entropies [T] of a finished forest, in nats. A fixed threshold ignores them."""
         if self._sampling.tau_quantile is None:
             return
         # `below` counts the entropies up to each edge. To look up the edges takes less time than to look up the tokens.

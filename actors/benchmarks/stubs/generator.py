@@ -65,7 +65,7 @@ class MeasuredGenerator(Generator, Measured):
 
 
 class Copies:
-    """In place of a `Grower`: it returns copies of one forest."""
+    """A grower that returns copies of one forest. It has the only method of `Grower` that a generator calls."""
 
     def __init__(self, config: Config, engine: Engine) -> None:
         self._forest = ungraded(binary_forest(config.sampling.leaves, config.sampling.max_tokens))
@@ -78,8 +78,8 @@ class Copies:
 
 
 class PreparedGenerator(MeasuredGenerator):
-    """A generator that delivers copies of one forest. Its process loads neither torch nor transformers, so that a
-    machine has room for hundreds of them."""
+    """A generator that delivers copies of one forest. Its process imports neither torch nor transformers, so a machine
+    of 24 GiB runs a hundred of them."""
 
     def _new_grower(self, config: Config, model: Path, engine: Engine) -> Any:
         return Copies(config, engine)

@@ -27,6 +27,8 @@ class Measured:
         return os.getpid(), {"all": time.process_time(), **self.seconds}
 
     def timed(self, component: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls `call` and adds the CPU seconds of its thread to a part of the work."""
+
         @functools.wraps(call)
         def timed(*args: Any, **more: Any) -> Any:
             began = time.thread_time()
