@@ -298,9 +298,9 @@ def test_scaling_out_and_in_loses_no_forest(tmp_path, tiny_model):
 
 @pytest.mark.slow
 def test_autoscaler_adds_a_generator_while_the_learner_waits(tmp_path, tiny_model):
-    """One generator grows one forest at a time, which is too slow for the learner."""
+    """One generator draws one branch at a time, which is too slow for the learner."""
     process = start("--config", recipe(
-        tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1,
+        tmp_path, tiny_model, run__steps=10**6, generator__count=1, generator__forests=1, generator__rows=1,
         scaling__enabled=True, scaling__max=2, scaling__interval=0.5, scaling__min_duration=1.0, scaling__cooldown=1.0,
     ))  # fmt: skip
     run = tmp_path / "run"
