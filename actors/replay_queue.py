@@ -372,8 +372,10 @@ class ReplayQueue(Heartbeat):
         return self._stored[forest_id]
 
     def _release(self, lease_id: str) -> None:
-        """Release the objects of the forests of a lease, which the ledger must know: an ack may bring back a lease that
-        has expired, so the release follows it; `nack` and `discard` end the lease, so the release comes before."""
+        """Release the objects of the forests of a lease that the ledger knows.
+
+        Call it after an ack, which may bring back an expired lease. Call it before `nack` and `discard`, which end the
+        lease."""
         lease = self._store.ledger.leases.get(lease_id)
         for forest_id in lease.record.forest_ids if lease else ():
             self._stored.pop(forest_id, None)
